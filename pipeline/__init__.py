@@ -1,0 +1,1 @@
+"""How a stage is planned, run, committed, resumed and launched; knows nothing of summarization."""

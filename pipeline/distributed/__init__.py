@@ -1,0 +1,1 @@
+"""Ranks, collectives, DeepSpeed and the environment: nothing outside this package touches them."""

@@ -1,0 +1,80 @@
+"""The process group of a launch, and the few collective operations the project needs."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from pipeline.distributed.world import World
+
+TIMEOUT = datetime.timedelta(minutes=10)
+"""How long a rank waits for the others; nothing slower than a minute happens inside a group."""
+
+T = TypeVar("T")
+
+
+def device(world: World) -> torch.device:
+    """Return the device of this rank: its GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def joined(world: World, threads: int) -> Iterator[None]:
+    """Join the process group of this launch for the duration, with a fixed number of threads.
+
+    The group is ours and exists before DeepSpeed looks, so its timeout is the one asked for.
+    """
+    world.export()
+    torch.set_num_threads(threads)
+    place = device(world)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo",
+        init_method="env://",  # torchrun keeps its own store at the master port
+        rank=world.rank,
+        world_size=world.size,
+        timeout=TIMEOUT,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0 of the group."""
+    return dist.get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    dist.barrier()
+
+
+def broadcast(value: T) -> T:
+    """Return rank 0's `value` on every rank; it must be picklable."""
+    box: list[T | None] = [value if is_first() else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
+
+
+def all_sum(values: list[float], place: torch.device) -> list[float]:
+    """Return the sums over ranks, computed in float64."""
+    total = torch.tensor(values, dtype=torch.float64, device=place)
+    dist.all_reduce(total)
+    return cast(list[float], total.tolist())
+
+
+def all_max(value: int, place: torch.device) -> int:
+    """Return the largest `value` of any rank."""
+    largest = torch.tensor([value], dtype=torch.int64, device=place)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())

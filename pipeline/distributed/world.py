@@ -1,0 +1,140 @@
+"""Which rank this process is, under any launcher; the only reader and writer of the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import LaunchError
+
+_RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among the ranks of one launch.
+
+    `local_rank` selects the device on this host; `master_addr:master_port` is the rendezvous.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
+        return self.rank == 0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> World:
+        """Read the rank variables of `deepspeed`, `torchrun` or `srun`; alone if there are none.
+
+        Raises:
+            LaunchError: If only some of them are set, or one is not a sensible number.
+        """
+        env = os.environ if environ is None else environ
+        found = {name: env[name] for name in _RANK_NAMES if env.get(name)}
+        if "RANK" not in found and "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+            slurm = {
+                "RANK": env["SLURM_PROCID"],
+                "WORLD_SIZE": env["SLURM_NTASKS"],
+                "LOCAL_RANK": env.get("SLURM_LOCALID", ""),
+            }
+            found = {**{name: value for name, value in slurm.items() if value}, **found}
+        if not {"RANK", "WORLD_SIZE"} & found.keys():
+            return cls(master_port=free_port())
+        missing = [name for name in _RANK_NAMES if name not in found]
+        if missing:
+            raise LaunchError(
+                f"{', '.join(sorted(found))} set without {', '.join(missing)}: a rank needs all of "
+                f"{', '.join(_RANK_NAMES)} (`deepspeed` and `torchrun` set them)"
+            )
+        try:
+            rank, size, local_rank = (int(found[name]) for name in _RANK_NAMES[:3])
+            port = int(found["MASTER_PORT"])
+        except ValueError:
+            raise LaunchError(f"rank variables must be whole numbers: {found}") from None
+        if not (0 <= rank < size and local_rank >= 0 and 0 < port < 65536):
+            raise LaunchError(f"rank variables contradict each other: {found}")
+        return cls(rank, size, local_rank, found["MASTER_ADDR"], port)
+
+    def export(self, environ: MutableMapping[str, str] | None = None) -> None:
+        """Set the rank variables for libraries that read them (DeepSpeed wants LOCAL_RANK)."""
+        env = os.environ if environ is None else environ
+        values = (self.rank, self.size, self.local_rank, self.master_addr, self.master_port)
+        env.update(zip(_RANK_NAMES, map(str, values), strict=True))
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on this host now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def thread_count() -> int:
+    """Threads a process computes with: SUMPIPE_THREADS, else 1.
+
+    Never derived from the core count: another number of threads gives other bits.
+
+    Raises:
+        LaunchError: If SUMPIPE_THREADS is not a positive whole number.
+    """
+    text = os.environ.get("SUMPIPE_THREADS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise LaunchError(
+            f"SUMPIPE_THREADS={text!r}: expected a whole number of threads, at least 1"
+        )
+    return int(text)
+
+
+def job_id() -> str | None:
+    """Return the scheduler's job id, or None outside a job."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def is_offline() -> bool:
+    """Whether the user forbade the Hub (HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _visible_gpus() -> int | None:
+    """Return how many GPUs CUDA_VISIBLE_DEVICES leaves visible, or None if it does not say."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return None
+    return len([device for device in visible.split(",") if device.strip() not in {"", "-1"}])
+
+
+def count_gpus() -> int:
+    """Count the NVIDIA GPUs this process may use, without importing torch."""
+    visible = _visible_gpus()
+    present = len([node for node in Path("/dev").glob("nvidia[0-9]*") if node.name[6:].isdecimal()])
+    return present if visible is None else min(visible, present)
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and fork warnings of libraries out of our logs; call before importing them."""
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    if count_gpus() == 0:
+        # Spares every rank a probe of all accelerators and a warning; never set where a GPU is.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def limit_threads(count: int) -> None:
+    """Fix the threads of numeric libraries, here and in children; call before they are imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)

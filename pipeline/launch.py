@@ -1,0 +1,163 @@
+"""Start the ranks of a stage with the `deepspeed` launcher and watch them to the end.
+
+The launcher is not to be trusted alone: its runner dies at once on TERM and leaves the ranks as
+orphans, and it exits 0 when the process below it is killed (launcher/runner.py at 0.19.8). So it runs
+in a session of its own, stops are sent to the ranks themselves, success is the committed artifact,
+and whatever is left in the session afterwards is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from pipeline.artifact import RunDir
+from pipeline.config import JSON
+from pipeline.distributed.world import free_port
+from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
+from pipeline.files import read_json, write_json
+from pipeline.preemption import StopFlag
+from pipeline.provenance import utc_now
+from pipeline.stage import Execution
+
+STOP_GRACE_SECONDS = 300.0
+"""How long the ranks may take to checkpoint after a stop was asked for."""
+EXIT_GRACE_SECONDS = 40.0
+"""How long ranks may outlive the launcher; it kills its own after 30 s."""
+_POLL_SECONDS = 0.2
+
+_logger = logging.getLogger(__name__)
+
+
+def rank_file(log_dir: Path, rank: int, kind: str) -> Path:
+    """Return the path of a rank's `log`, `pid` or `error` file."""
+    return log_dir / f"rank{rank:04d}.{kind}"
+
+
+def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
+    """Leave word of what ended a rank, for the supervising process."""
+    is_ours = isinstance(error, PipelineError)
+    record = {
+        "rank": rank,
+        "message": str(error) if is_ours else f"{type(error).__name__}: {error}",
+        "is_for_people": is_ours,
+        "exit_code": error.exit_code if isinstance(error, PipelineError) else 1,
+        "utc": utc_now(),
+        "time_s": time.time(),
+    }
+    write_json(rank_file(log_dir, rank, "error"), record)
+
+
+def launch_command(
+    stage: str, run_dir: RunDir, execution: Execution, token: str, log_dir: Path
+) -> list[str]:
+    """Return the command that starts `execution.processes` ranks of a stage on this host."""
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.runner"),
+        # A hostfile left at DeepSpeed's default path must not send the ranks elsewhere.
+        *("--hostfile", os.devnull),
+        *("--num_gpus", str(execution.processes), "--no_local_rank"),
+        *("--master_port", str(free_port()), "-q"),
+        *("--module", "stages.rank", stage),
+        *("--run-dir", str(run_dir.root), "--ds-config", str(execution.ds_profile)),
+        *("--lease", token, "--supervisor", str(os.getpid()), "--log-dir", str(log_dir)),
+    ]
+
+
+def launch_group(
+    stage: str, run_dir: RunDir, execution: Execution, token: str, stop: StopFlag
+) -> None:
+    """Run a stage on `execution.processes` ranks until it is committed.
+
+    Raises:
+        Preempted: If it stopped on request with its work committed.
+        PipelineError: The failure of the first rank that failed, with its exit code.
+        LaunchError: If the ranks ended without a commit and without a word.
+    """
+    started = time.time()
+    log_dir = run_dir.logs(stage) / f"{utc_now().replace(':', '')}-{os.getpid()}"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    command = launch_command(stage, run_dir, execution, token, log_dir)
+    _logger.info("%-8s %d process(es), logs in %s", stage, execution.processes, log_dir)
+    launcher = subprocess.Popen(command, start_new_session=True)
+    try:
+        _supervise(launcher, log_dir, stop)
+    finally:
+        _end_session(launcher.pid)
+    if run_dir.committed(stage).is_dir():
+        return
+    if run_dir.preempted.is_file():
+        raise Preempted(f"{stage}: {read_json(run_dir.preempted)['reason']}")
+    raise _failure(stage, log_dir, launcher.returncode, time.time() - started)
+
+
+def _supervise(launcher: subprocess.Popen[bytes], log_dir: Path, stop: StopFlag) -> None:
+    deadline = None
+    while launcher.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        if stop.reason and deadline is None:
+            deadline = time.monotonic() + STOP_GRACE_SECONDS
+            _logger.info("stopping after the update in work (%s)", stop.reason)
+        if deadline is not None:
+            # Repeated, since a rank that is still importing has no pid file and no handler yet.
+            _signal_ranks(launcher.pid, log_dir)
+            time.sleep(1.0)
+            if time.monotonic() > deadline:
+                _logger.warning(
+                    "ranks did not stop within %.0f s: killing them", STOP_GRACE_SECONDS
+                )
+                return
+
+
+def _signal_ranks(session: int, log_dir: Path) -> None:
+    for file in log_dir.glob("rank*.pid"):
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            pid = int(file.read_text(encoding="ascii"))
+            if os.getsid(pid) == session:  # never a stranger that got a dead rank's pid
+                os.kill(pid, signal.SIGTERM)
+
+
+def _end_session(session: int) -> None:
+    """Wait for every process of the launcher's session, and kill what outstays its welcome."""
+    left = _session_members(session)
+    _, alive = psutil.wait_procs(left, timeout=EXIT_GRACE_SECONDS if left else 0)
+    for process in [*alive, *_session_members(session)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            _logger.warning("killing process %d, which outlived its launcher", process.pid)
+            process.kill()
+
+
+def _session_members(session: int) -> list[psutil.Process]:
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and os.getsid(process.pid) == session:
+                members.append(process)
+    return members
+
+
+def _failure(stage: str, log_dir: Path, code: int, seconds: float) -> PipelineError:
+    errors: list[JSON] = [read_json(path) for path in sorted(log_dir.glob("rank*.error"))]
+    # A user's mistake first: the other ranks then only lost their peer.
+    errors.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
+    if not errors:
+        return LaunchError(
+            f"{stage}: its processes ended after {seconds:.0f} s without a commit or a message "
+            f"(launcher exit code {code}; 247 or 137 means killed, often by the out-of-memory "
+            f"killer). Logs: {log_dir}. Run the same command again to continue."
+        )
+    first = errors[0]
+    log = rank_file(log_dir, first["rank"], "log")
+    failure = LaunchError(f"{stage}, rank {first['rank']}: {first['message']}\nLog: {log}")
+    is_known = first["exit_code"] != EXIT_PREEMPTED
+    failure.exit_code = first["exit_code"] if is_known else 1
+    return failure

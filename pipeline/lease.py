@@ -1,0 +1,79 @@
+"""Who works in a run directory: one process at a time, on any host that sees it.
+
+The lease is a hint (a paused holder may outlive it); correctness comes from asking `require` before
+each commit and from the rename that publishes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import SoftFileLease, Timeout
+
+from pipeline.artifact import RunDir
+from pipeline.errors import CorruptArtifact, RunDirInUse
+from pipeline.files import read_json, write_json
+
+LEASE_SECONDS = 60.0
+"""A holder on another host that is silent for this long is taken to be dead."""
+
+
+@contextlib.contextmanager
+def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
+    """Hold the run directory; yields the token that `require` checks.
+
+    Args:
+        run_dir: The run to work in.
+        job: The scheduler's job id, to tell a second process who is here.
+
+    Raises:
+        RunDirInUse: If a living process holds it, with its host, pid, job and the ways out. A dead
+            holder on this host is replaced at once, one on another host after LEASE_SECONDS.
+    """
+    lease = SoftFileLease(run_dir.lease, lease_duration=LEASE_SECONDS, thread_local=False)
+    try:
+        lease.acquire(timeout=0)
+    except Timeout:
+        raise RunDirInUse(_who(run_dir)) from None
+    try:
+        token = lease.token
+        if token is None:
+            raise RunDirInUse(_who(run_dir))
+        holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
+        write_json(run_dir.holder, holder)
+        yield token
+    finally:
+        lease.release()
+
+
+def require(run_dir: RunDir, token: str) -> None:
+    """Raise RunDirInUse unless `token` still names the holder: a superseded holder must not commit."""
+    if _current_token(run_dir.lease) != token:
+        raise RunDirInUse(
+            f"{run_dir.root}: this process lost its hold of the run directory (it was paused for more "
+            f"than {LEASE_SECONDS:.0f} s) and stops without committing. {_who(run_dir)}"
+        )
+
+
+def _current_token(marker: Path) -> str | None:
+    try:
+        lines = marker.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    return next((line.removeprefix("token=") for line in lines if line.startswith("token=")), None)
+
+
+def _who(run_dir: RunDir) -> str:
+    try:
+        holder = read_json(run_dir.holder)
+        who = f"host {holder['host']}, pid {holder['pid']}, job {holder['job'] or 'none'}"
+    except (OSError, KeyError, TypeError, CorruptArtifact):
+        who = f"a process that left no name; see {run_dir.lease}"
+    return (
+        f"{run_dir.root}: is in use by {who}. Wait for it, stop it, or choose another --run-dir; if that "
+        f"process is dead, its hold ends by itself within {LEASE_SECONDS:.0f} s."
+    )

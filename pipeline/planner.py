@@ -1,0 +1,160 @@
+"""What would run, and why: a pure look at the recipe and at what is committed; writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.artifact import RunDir
+from pipeline.config import JSON, diff, fingerprint
+from pipeline.errors import ConfigError
+from pipeline.files import read_json
+from pipeline.stage import HashFile, Recipe, Stage
+
+ASKED = "asked for anew"
+
+
+class Action(StrEnum):
+    """What is to be done with a stage."""
+
+    SKIP = "SKIP"
+    RUN = "RUN"
+    RESUME = "RESUME"
+    STALE = "STALE"
+    BLOCKED = "BLOCKED"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done with one stage, why, and what its output would be identified by."""
+
+    stage: Stage
+    action: Action
+    reason: str
+    payload: JSON
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that the finished stage will carry."""
+        return fingerprint(self.payload)
+
+
+def select(stages: Sequence[Stage], first: str | None, last: str | None) -> tuple[Stage, ...]:
+    """Return the stages from `first` to `last`, both included.
+
+    Raises:
+        ConfigError: For an unknown name or an empty range.
+    """
+    names = [stage.name for stage in stages]
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise ConfigError(f"unknown stage {name!r}; the stages are {', '.join(names)}")
+    start = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    if start > end:
+        raise ConfigError(f"nothing to do: {first} comes after {last}")
+    return tuple(stages[start : end + 1])
+
+
+def plan(
+    stages: Sequence[Stage],
+    recipe: Recipe,
+    run_dir: RunDir,
+    hash_file: HashFile,
+    selected: Sequence[Stage] | None = None,
+    redo: Sequence[str] = (),
+) -> list[Decision]:
+    """Decide for each selected stage.
+
+    Args:
+        stages: The whole graph in an order that respects inputs.
+        recipe: The resolved recipe.
+        run_dir: Where the stages are, or will be.
+        hash_file: Hashes outside files named by the recipe.
+        selected: The stages in question; all if None.
+        redo: Stages to be treated as if nothing of them existed.
+    """
+    wanted = {stage.name for stage in (stages if selected is None else selected)}
+    decisions: dict[str, Decision] = {}
+    for stage in stages:
+        inputs = {name: decisions[name].fingerprint for name in stage.inputs}
+        payload = stage.payload(recipe, inputs, hash_file)
+        action, reason = _state(stage, payload, run_dir, decisions, absent=stage.name in redo)
+        decisions[stage.name] = Decision(stage, action, reason, payload)
+    _spare_unneeded(stages, decisions)
+    for stage in stages:
+        _check_inputs(stage, decisions, wanted)
+    return [decisions[stage.name] for stage in stages if stage.name in wanted]
+
+
+def _state(
+    stage: Stage, payload: JSON, run_dir: RunDir, upstream: dict[str, Decision], *, absent: bool
+) -> tuple[Action, str]:
+    if absent:
+        return Action.RUN, ASKED
+    artifact = run_dir.artifact(stage.name)
+    if artifact is not None:
+        if artifact.manifest.fingerprint == fingerprint(payload):
+            return Action.SKIP, "done"
+        return Action.STALE, _changes(stage, artifact.manifest.payload, payload, upstream)
+    partial = run_dir.partial_payload(stage.name)
+    if partial is None:
+        return Action.RUN, "not done yet"
+    if fingerprint(partial) != fingerprint(payload):
+        changes = _changes(stage, partial, payload, upstream)
+        return Action.STALE, f"partial work from other settings: {changes}"
+    return Action.RESUME, _progress(run_dir, stage)
+
+
+def _changes(stage: Stage, old: JSON, new: JSON, upstream: dict[str, Decision]) -> str:
+    """Say what differs, an input by its own reason, so that the root cause is seen everywhere."""
+    lines = []
+    for line in diff(old, new):
+        if line.startswith("inputs."):
+            name = line.removeprefix("inputs.").split()[0]
+            source = upstream.get(name)
+            is_stale = source is not None and source.action is Action.STALE
+            lines.append(source.reason if source and is_stale else f"input {name} is made anew")
+        elif line.startswith("config."):
+            lines.append(f"{stage.name}.{line.removeprefix('config.')}")
+        else:
+            lines.append(line)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _progress(run_dir: RunDir, stage: Stage) -> str:
+    path = run_dir.progress(stage.name)
+    if not path.is_file():
+        return "partial work found"
+    state = read_json(path)
+    return f"partial work found ({state['unit']} {state['done']}/{state['total']})"
+
+
+def _spare_unneeded(stages: Sequence[Stage], decisions: dict[str, Decision]) -> None:
+    """Skip a missing stage whose every reader is done: a deleted intermediate is not rebuilt."""
+    for stage in reversed(stages):
+        decision = decisions[stage.name]
+        readers = [other.name for other in stages if stage.name in other.inputs]
+        if decision.action is not Action.RUN or not readers or decision.reason == ASKED:
+            continue
+        if all(decisions[name].action is Action.SKIP for name in readers):
+            reason = "not there, and nothing that is left to do reads it"
+            decisions[stage.name] = Decision(stage, Action.SKIP, reason, decision.payload)
+
+
+def _check_inputs(stage: Stage, decisions: dict[str, Decision], wanted: set[str]) -> None:
+    """Turn a stage that cannot start into STALE or BLOCKED."""
+    decision = decisions[stage.name]
+    if decision.action is Action.SKIP or stage.name not in wanted:
+        return
+    for name in stage.inputs:
+        upstream = decisions[name].action
+        if upstream is Action.STALE and decision.action is not Action.STALE:
+            reason = f"input {name} is stale"
+            decisions[stage.name] = Decision(stage, Action.BLOCKED, reason, decision.payload)
+            return
+        if upstream is not Action.SKIP and name not in wanted:
+            reason = f"needs {name}, which is not done"
+            decisions[stage.name] = Decision(stage, Action.BLOCKED, reason, decision.payload)
+            return

@@ -1,0 +1,60 @@
+"""Stopping on request: a signal sets a flag, and every loop polls it at its next boundary."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import psutil
+
+from pipeline.errors import Preempted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""USR2, not USR1: NCCL catches USR1."""
+
+
+class StopFlag:
+    """Whether somebody asked this process to stop, and why."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop, or None to go on."""
+        return self._reason
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop at the next boundary; the first reason is kept."""
+        if self._reason is None:
+            self._reason = reason
+
+    def check(self) -> None:
+        """Raise Preempted if a stop was asked for; call where all work so far is committed."""
+        if self._reason is not None:
+            raise Preempted(f"stopped by {self._reason}; all work so far is committed")
+
+    def listen(self) -> None:
+        """Let TERM, INT and USR2 set this flag; a second INT interrupts at once."""
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.request(signal.Signals(number).name)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def watch_supervisor(self, pid: int) -> None:
+        """Stop when the process that supervises this one is gone, so that no orphan works on."""
+        try:
+            supervisor = psutil.Process(pid)
+        except psutil.NoSuchProcess:
+            self.request("the death of the supervising process")
+            return
+
+        def watch() -> None:
+            psutil.wait_procs([supervisor])
+            self.request("the death of the supervising process")
+
+        threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

@@ -1,0 +1,71 @@
+"""How an artifact came to be: code, versions, machine, launch; recorded, never hashed."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import JSON
+from pipeline.distributed.world import count_gpus, job_id
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+_PACKAGES = (
+    "sumpipe", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "rouge-score",
+)  # fmt: skip
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def collect() -> JSON:
+    """Describe the code, the packages, the machine and the job of this process."""
+    return {
+        "finished_utc": utc_now(),
+        "command": sys.argv,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu_count": psutil.cpu_count(),
+        "gpus": _gpu_names(),
+        "job": job_id(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> JSON:
+    """Return the commit of this checkout and whether files differ from it; nulls outside git."""
+    commit = _run(["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"])
+    changes = _run(["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no"])
+    return {"commit": commit or None, "modified": None if changes is None else bool(changes)}
+
+
+def _gpu_names() -> list[str]:
+    if count_gpus() == 0:
+        return []
+    listing = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    return listing.splitlines() if listing else []
+
+
+def _run(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,151 @@
+"""The entry point of one rank, whoever starts it: `deepspeed`, `torchrun`, `srun` or a plain shell."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import lease
+from pipeline.artifact import RunDir, require_run_dir
+from pipeline.config import JSON, load_yaml, validate
+from pipeline.distributed import collectives
+from pipeline.distributed.profile import find_profile
+from pipeline.distributed.world import World, job_id, quiet_libraries, thread_count
+from pipeline.errors import EXIT_DONE, ConfigError, PipelineError, Preempted, storage_error
+from pipeline.launch import rank_file, write_error
+from pipeline.log import Progress, start_logging
+from pipeline.planner import Action, plan, select
+from pipeline.preemption import StopFlag
+from pipeline.runner import HashCache, Session, call_stage, commit, record_preemption, refuse_stale
+from pipeline.stage import Execution, Recipe, Stage
+
+_logger = logging.getLogger(__name__)
+_file_only = logging.getLogger("rank")
+
+
+def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]) -> int:
+    """Run one rank of a stage to its commit; returns the exit code."""
+    quiet_libraries()
+    options = _parse(argv)
+    world = None
+    log_dir = options.log_dir
+    try:
+        world = World.from_env()
+        log_dir = log_dir or options.run_dir / "logs" / options.stage / f"port-{world.master_port}"
+        start_logging(rank_file(log_dir, world.rank, "log"), console=world.is_first)
+        rank_file(log_dir, world.rank, "pid").write_text(str(os.getpid()), encoding="ascii")
+        _run(stages, recipe_type, options, world)
+    except Exception as error:  # noqa: BLE001 - the last frame of the process: report and exit
+        return _report(error, log_dir, world, is_supervised=options.supervisor is not None)
+    return EXIT_DONE
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.rank", description=__doc__)
+    parser.add_argument("stage", help="the stage to run, such as finetune")
+    parser.add_argument(
+        "--run-dir", type=Path, required=True, help="a run directory with recipe.yaml"
+    )
+    parser.add_argument("--ds-config", default="zero2", help="sharding profile: a name or a path")
+    parser.add_argument("--lease", help="token of the supervising process's hold of the run")
+    parser.add_argument("--supervisor", type=int, help="pid to stop with")
+    parser.add_argument("--log-dir", type=Path, help="where this launch logs")
+    parser.add_argument("--local_rank", help="ignored; `deepspeed` passes it, LOCAL_RANK is used")
+    return parser.parse_args(argv)
+
+
+def _run(
+    stages: Sequence[Stage],
+    recipe_type: type[Recipe],
+    options: argparse.Namespace,
+    world: World,
+) -> None:
+    run_dir = require_run_dir(options.run_dir)
+    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
+    stage = select(stages, options.stage, options.stage)[0]
+    stop = StopFlag()
+    stop.listen()
+    if options.supervisor is not None:
+        stop.watch_supervisor(options.supervisor)
+    threads = thread_count()
+    started = time.monotonic()
+    execution = Execution(world.size, threads, find_profile(options.ds_config))
+    with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
+        session = Session(recipe, run_dir, execution, stop, token)
+        payload = _payload(stages, stage, session, is_supervised=options.lease is not None)
+        if payload is None:
+            return
+        _to_commit(stage, payload, session, world, started)
+
+
+@contextlib.contextmanager
+def _token(run_dir: RunDir, given: str | None, world: World) -> Iterator[str]:
+    """Give every rank the token of the hold: the supervisor's, or one that rank 0 takes here."""
+    with contextlib.ExitStack() as held:
+        token = given
+        if given is None and world.is_first:
+            token = held.enter_context(lease.hold(run_dir, job_id()))
+        yield collectives.broadcast(token or "")
+
+
+def _payload(
+    stages: Sequence[Stage], stage: Stage, session: Session, *, is_supervised: bool
+) -> JSON | None:
+    """Agree on what is to be made; None if it is there already."""
+    payload = None
+    if collectives.is_first():
+        payload = session.run_dir.partial_payload(stage.name) if is_supervised else None
+        if payload is None:
+            cache = HashCache(session.run_dir.hash_cache)
+            decisions = plan(stages, session.recipe, session.run_dir, cache, [stage])
+            refuse_stale(decisions, session.run_dir)
+            if decisions[0].action is Action.BLOCKED:
+                raise ConfigError(f"{stage.name}: {decisions[0].reason}")
+            if decisions[0].action is not Action.SKIP:
+                payload = decisions[0].payload
+                session.run_dir.open_partial(stage.name, payload)
+    agreed = collectives.broadcast(payload)
+    if agreed is None:
+        _logger.info("%s is done already", stage.name)
+    return agreed
+
+
+def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, started: float) -> None:
+    state = session.run_dir.progress(stage.name) if world.is_first else None
+    progress = Progress(stage.name, state, console=world.is_first)
+    try:
+        metrics = call_stage(stage, payload, session, world, progress)
+    except Preempted as stopped:
+        if world.is_first:
+            record_preemption(session.run_dir, stage.name, str(stopped))
+        # Leave together: the first early exit makes a launcher kill the others.
+        collectives.barrier()
+        raise
+    finally:
+        progress.close()
+    collectives.barrier()
+    if world.is_first:
+        commit(stage, payload, session, world, metrics, started)
+    collectives.barrier()
+
+
+def _report(
+    error: Exception, log_dir: Path | None, world: World | None, *, is_supervised: bool
+) -> int:
+    """Leave word of a failure: traceback to the log file, message to whoever watches."""
+    shown = (storage_error(error) if isinstance(error, OSError) else None) or error
+    rank = world.rank if world else 0
+    _file_only.error("rank %d ends: %s", rank, "".join(traceback.format_exception(error)))
+    if not is_supervised:
+        sys.stderr.write(f"rank {rank}: {shown}\n")
+    if log_dir is not None and log_dir.is_dir() and not isinstance(shown, Preempted):
+        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+            write_error(log_dir, rank, shown)
+    return shown.exit_code if isinstance(shown, PipelineError) else 1

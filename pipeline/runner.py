@@ -1,0 +1,169 @@
+"""Carry a plan out: one stage after another, each ending in a commit or in a clear failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import lease, provenance
+from pipeline.artifact import Artifact, RunDir
+from pipeline.config import JSON
+from pipeline.distributed.world import World, job_id
+from pipeline.errors import CorruptArtifact, Preempted, StaleArtifact
+from pipeline.files import read_json, sha256_file, write_json
+from pipeline.launch import launch_group
+from pipeline.log import Progress
+from pipeline.planner import Action, Decision
+from pipeline.preemption import StopFlag
+from pipeline.stage import Execution, Launch, Metrics, Recipe, Stage, StageContext
+
+_logger = logging.getLogger(__name__)
+
+
+class HashCache:
+    """Checksums of files outside the run directory, remembered by path, size and time of change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = read_json(path) if path.is_file() else {}
+        self._is_changed = False
+
+    def __call__(self, file: Path) -> str:
+        """Return the sha256 of `file`."""
+        state = file.stat()
+        key = f"{file.resolve()}\t{state.st_size}\t{state.st_mtime_ns}"
+        if key not in self._known:
+            self._known[key] = sha256_file(file)
+            self._is_changed = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Keep what was computed for the next run."""
+        if self._is_changed:
+            write_json(self._path, self._known)
+            self._is_changed = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What all stages of one `run` share."""
+
+    recipe: Recipe
+    run_dir: RunDir
+    execution: Execution
+    stop: StopFlag
+    token: str
+    """Names this process's hold of the run directory."""
+
+    def guard(self) -> None:
+        """Raise RunDirInUse unless this process still holds the run directory."""
+        lease.require(self.run_dir, self.token)
+
+
+def refuse_stale(decisions: Sequence[Decision], run_dir: RunDir) -> None:
+    """Raise StaleArtifact if finished or partial work was made with other settings.
+
+    The message has the differences and the ways out; nothing is deleted unasked.
+    """
+    stale = [decision for decision in decisions if decision.action is Action.STALE]
+    if not stale:
+        return
+    first = stale[0].stage.name
+    lines = [f"{decision.stage.name}: {decision.reason}" for decision in stale]
+    raise StaleArtifact(
+        "\n  ".join([f"{run_dir.root}: made with other settings than asked for now", *lines])
+        + f"\nEither redo it: add --restart-from {first} (deletes {first} and all after it); "
+        "or keep it: choose another --run-dir, or put the old settings back."
+    )
+
+
+def run_stage(decision: Decision, session: Session) -> Artifact:
+    """Run or resume one stage and return what it committed.
+
+    Raises:
+        PipelineError: If it failed or was preempted; what was committed inside it stays.
+    """
+    stage, run_dir = decision.stage, session.run_dir
+    _logger.info("%-8s %ss: %s", stage.name, decision.action.lower(), decision.reason)
+    session.guard()
+    started = time.monotonic()
+    run_dir.preempted.unlink(missing_ok=True)
+    run_dir.progress(stage.name).unlink(missing_ok=True)
+    run_dir.open_partial(stage.name, decision.payload)
+    if stage.launch is Launch.GROUP:
+        launch_group(stage.name, run_dir, session.execution, session.token, session.stop)
+        artifact = run_dir.artifact(stage.name)
+        if artifact is None:
+            raise CorruptArtifact(f"{run_dir.committed(stage.name)}: gone right after its commit")
+    else:
+        artifact = _run_here(decision, session)
+    _logger.info("%-8s done in %.0f s", stage.name, time.monotonic() - started)
+    return artifact
+
+
+def _run_here(decision: Decision, session: Session) -> Artifact:
+    stage = decision.stage
+    progress = Progress(stage.name, session.run_dir.progress(stage.name), console=True)
+    started = time.monotonic()
+    try:
+        metrics = call_stage(stage, decision.payload, session, World(), progress)
+    except Preempted as stopped:
+        record_preemption(session.run_dir, stage.name, str(stopped))
+        raise
+    finally:
+        progress.close()
+    return commit(stage, decision.payload, session, World(), metrics, started)
+
+
+def call_stage(
+    stage: Stage, payload: JSON, session: Session, world: World, progress: Progress
+) -> Metrics:
+    """Open the inputs and call the stage's function in this process; the same on every rank.
+
+    Raises:
+        StaleArtifact: If an input is not the one that was planned with.
+    """
+    inputs = {}
+    for name in stage.inputs:
+        artifact = session.run_dir.artifact(name)
+        if artifact is None or artifact.manifest.fingerprint != payload["inputs"][name]:
+            path = session.run_dir.committed(name)
+            raise StaleArtifact(f"{path}: was removed or remade after {stage.name} was planned")
+        inputs[name] = artifact
+    context = StageContext(
+        inputs=inputs,
+        work=session.run_dir.partial(stage.name),
+        seed=session.recipe.seed,
+        world=world,
+        execution=session.execution,
+        stop=session.stop,
+        progress=progress,
+        guard=session.guard,
+    )
+    return stage.load()(getattr(session.recipe, stage.name), context)
+
+
+def commit(
+    stage: Stage, payload: JSON, session: Session, world: World, metrics: Metrics, started: float
+) -> Artifact:
+    """Publish a stage's work if this process still holds the run; `started` is a monotonic time."""
+    session.guard()
+    execution = session.execution
+    launch = {
+        "world_size": world.size,
+        "processes": execution.processes,
+        "threads": execution.threads,
+        "ds_profile": execution.ds_profile.name,
+        "seconds_wall": round(time.monotonic() - started, 3),
+    }
+    record = {**provenance.collect(), "launch": launch, "seed": session.recipe.seed}
+    return session.run_dir.commit(stage.name, payload, metrics, record)
+
+
+def record_preemption(run_dir: RunDir, stage: str, reason: str) -> None:
+    """Leave word that `stage` stopped on request with its work committed."""
+    record = {"stage": stage, "reason": reason, "job": job_id()}
+    write_json(run_dir.preempted, {**record, "utc": provenance.utc_now()})

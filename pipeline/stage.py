@@ -1,0 +1,120 @@
+"""What a stage is: an inert description, and the context its function receives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pipeline.artifact import Artifact
+from pipeline.config import JSON, Config
+from pipeline.distributed.world import World
+from pipeline.log import Progress
+from pipeline.preemption import StopFlag
+
+Metrics = dict[str, Any]
+"""Results of a stage; numbers, strings or None by a name that carries the unit."""
+
+HashFile = Callable[[Path], str]
+"""Gives the sha256 of a file outside the run directory."""
+
+
+class Launch(StrEnum):
+    """How the processes of a stage are started."""
+
+    LOCAL = "local"
+    """One process, which may start workers of its own."""
+    GROUP = "group"
+    """One process per GPU, joined in a process group by a launcher."""
+
+
+class Recipe(Config):
+    """What every recipe has; the project's own adds one section a stage."""
+
+    name: str
+    """The recipe's name, for people."""
+    seed: int = 1
+    """Seed of everything random in the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How work is carried out; recorded, never part of an identity."""
+
+    processes: int
+    """Processes a stage may use on this host."""
+    threads: int
+    """Threads each process computes with."""
+    ds_profile: Path
+    """The DeepSpeed sharding profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """Everything a stage function may touch besides its configuration."""
+
+    inputs: Mapping[str, Artifact]
+    """Committed artifacts of the stages it reads, by name."""
+    work: Path
+    """The only directory it may write; survives a crash, so a stage resumes by looking inside."""
+    seed: int
+    world: World
+    execution: Execution
+    stop: StopFlag
+    """Poll at every update, shard or row boundary."""
+    progress: Progress
+    guard: Callable[[], None]
+    """Call before publishing anything in `work`: raises if another process took the run over."""
+
+
+class StageFunction(Protocol):
+    """The whole contract of a stage: work in `context.work`, return metrics."""
+
+    def __call__(self, config: Any, context: StageContext) -> Metrics:
+        """Do the stage's work, or what is left of it."""
+
+
+class Identity(Protocol):
+    """Turns a configuration that names outside files into one that holds their contents' hashes."""
+
+    def __call__(self, config: Any, hash_file: HashFile) -> JSON:
+        """Return what is hashed in place of the plain configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An inert description of a stage; building the graph imports nothing heavy.
+
+    `version` is raised by hand when the meaning of the output changes.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    entry: str
+    launch: Launch = Launch.LOCAL
+    seeded: bool = False
+    identity: Identity | None = None
+
+    def payload(self, recipe: Recipe, inputs: Mapping[str, str], hash_file: HashFile) -> JSON:
+        """Return what identifies this stage's output.
+
+        Args:
+            recipe: The resolved recipe; only this stage's section (and the seed, if used) enters.
+            inputs: Fingerprints of the input artifacts by stage name, which makes it a Merkle chain.
+            hash_file: Hashes files that the section names.
+        """
+        section: Config = getattr(recipe, self.name)
+        config = self.identity(section, hash_file) if self.identity else section.identity()
+        payload: JSON = {"stage": self.name, "version": self.version, "config": config}
+        if self.seeded:
+            payload["seed"] = recipe.seed
+        return {**payload, "inputs": dict(inputs)}
+
+    def load(self) -> StageFunction:
+        """Import the stage's function; the one dynamic import of the project."""
+        module, _, name = self.entry.partition(":")
+        return cast(StageFunction, getattr(importlib.import_module(module), name))

@@ -1,0 +1,1 @@
+"""What is done: one folder a stage, readable alone."""

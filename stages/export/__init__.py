@@ -1,0 +1,1 @@
+"""Turn the final checkpoint into one verified Hugging Face directory."""

@@ -1,0 +1,16 @@
+"""Settings of export."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.config import Config
+
+
+class ExportConfig(Config):
+    """How the exported model is checked."""
+
+    logit_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest difference from the trainer's logits, both in fp32, that is accepted."""

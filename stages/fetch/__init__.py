@@ -1,0 +1,1 @@
+"""Bring the dataset and the pretrained model into the run; the only stage that uses the network."""

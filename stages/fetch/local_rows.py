@@ -1,0 +1,116 @@
+"""Read rows from local JSONL, CSV and Parquet files; a bad row is named by file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+from stages.fetch.config import Columns
+from stages.schema import RawRow
+
+
+def read_rows(path: Path, split: str, columns: Columns) -> Iterator[RawRow]:
+    """Read the rows of one split.
+
+    Args:
+        path: A .jsonl, .csv or .parquet file.
+        split: The split, for ids of rows that have none.
+        columns: Names of the columns to read.
+
+    Raises:
+        DataError: At the first row that is malformed or lacks a column, with file, line and what to do.
+    """
+    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix]
+    seen: dict[str, str] = {}
+    for number, (origin, values) in enumerate(read(path)):
+        row = _row(values, origin, f"{split}-{number:07d}", columns, path.parent)
+        if row.id in seen:
+            raise DataError(
+                f"{path.parent / origin}: id {row.id!r} was given before, in {seen[row.id]}; ids must "
+                "be unique within a split"
+            )
+        seen[row.id] = origin
+        yield row
+
+
+def _row(
+    values: dict[str, Any], origin: str, made_id: str, columns: Columns, folder: Path
+) -> RawRow:
+    texts = []
+    for role in ("document", "summary"):
+        column = getattr(columns, role)
+        if column not in values:
+            present = ", ".join(map(str, values)) or "none"
+            raise DataError(
+                f"{folder / origin}: has no column {column!r}; columns here: {present}. Map yours with "
+                f"--set fetch.dataset.columns.{role}=NAME"
+            )
+        text = values[column]
+        if text is not None and not isinstance(text, str):
+            raise DataError(
+                f"{folder / origin}: column {column!r} holds {type(text).__name__} "
+                f"({str(text)[:40]}), expected text"
+            )
+        texts.append(text or "")
+    given = values.get(columns.id)
+    return RawRow(made_id if given is None else str(given), texts[0], texts[1], origin)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason})") from error
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: is not valid JSON ({error.msg} at column {error.colno}); "
+                    "mend or remove the line"
+                ) from error
+            if not isinstance(values, dict):
+                raise DataError(
+                    f"{path}, line {number}: expected a JSON object, found {type(values).__name__}"
+                )
+            yield f"{path.name}:{number}", values
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)  # the default refuses documents of 128 KiB
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for values in reader:
+                origin = f"{path.name}:{reader.line_num}"
+                if None in values or None in values.values():
+                    raise DataError(
+                        f"{path.parent / origin}: has another number of fields than the header's "
+                        f"{len(reader.fieldnames or ())}"
+                    )
+                yield origin, values
+    except csv.Error as error:
+        raise DataError(f"{path}: is not valid CSV ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error.reason})") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"{path.name}:{number}", values
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: is not a readable Parquet file ({error})") from error

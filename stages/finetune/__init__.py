@@ -1,0 +1,1 @@
+"""Fine-tune with label-smoothed cross-entropy and R3F under DeepSpeed ZeRO."""

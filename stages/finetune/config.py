@@ -1,0 +1,125 @@
+"""Settings of fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt, model_validator
+
+from pipeline.config import EXECUTION_ONLY, Config
+
+Count = Annotated[StrictInt, Field(ge=0)]
+PositiveInt = Annotated[StrictInt, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class BatchConfig(Config):
+    """How rows are grouped; the same on any number of processes."""
+
+    lanes: PositiveInt = 8
+    """Micro-batches of an update; at least the number of processes."""
+    lane_tokens: PositiveInt = 4096
+    """Most padded tokens, source plus target, of a micro-batch; a longer row gets one of its own."""
+    source_bucket: PositiveInt = 16
+    """Width in tokens of the length classes of sources."""
+    target_bucket: PositiveInt = 8
+    """Width in tokens of the length classes of targets."""
+
+
+class OptimizerConfig(Config):
+    """AdamW, decoupled weight decay on all parameters (fairseq optim/adam.py)."""
+
+    lr: Positive = 3e-5
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the first and second moment, 0 to below 1."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NotNegative = 0.01
+    """Decoupled decay, 0 or more."""
+    clip_norm: NotNegative = 0.1
+    """Largest gradient norm; 0 for no clipping."""
+
+
+class ScheduleConfig(Config):
+    """Linear warm-up, then polynomial decay to zero."""
+
+    warmup_updates: Count = 500
+    """Updates of linear warm-up."""
+    power: Positive = 1.0
+    """Exponent of the decay; 1 is linear."""
+
+
+class LossConfig(Config):
+    """Label-smoothed cross-entropy."""
+
+    label_smoothing: Share = 0.1
+    """Mass taken from the target, 0 to below 1."""
+    smoothing: Literal["torch", "fairseq"] = "torch"
+    """`torch`: eps/V to each token (fairseq until 2021-02); `fairseq`: eps/(V-1) to each other token."""
+
+
+class R3FConfig(Config):
+    """Robust representations through regularised fine-tuning (arXiv 2008.03156, section 3)."""
+
+    noise: Literal["normal", "uniform", "none"] = "normal"
+    """Distribution of the noise on encoder token embeddings; `none` turns the second pass off."""
+    sigma: Positive = 1e-5
+    """Standard deviation (normal) or half width (uniform) of the noise."""
+    lambda_: Annotated[NotNegative, Field(alias="lambda")] = 1.0
+    """Weight of the symmetric KL; what it weighs depends on `reduction`."""
+    reduction: Literal["token", "fairseq"] = "token"
+    """`token`: KL per target token, pads masked; `fairseq`: as released, summed over all positions
+    and divided by sentences, for the paper's lambda."""
+
+
+class WarmStartConfig(Config):
+    """First updates on rebuilding a masked document's head, for models from scratch."""
+
+    updates: Count = 0
+    """Updates spent on it, out of the total; 0 for none."""
+    mask: Share = 0.1
+    """Share of source tokens replaced by <mask>."""
+    target_tokens: Annotated[StrictInt, Field(ge=4)] = 16
+    """Length in tokens of the head to rebuild, <s> and </s> included."""
+
+
+class FinetuneConfig(Config):
+    """How the model is fine-tuned."""
+
+    updates: PositiveInt = 20_000
+    """Optimizer updates, the warm start included."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """`bf16` autocasts matrix products; parameters, LayerNorm and residual stream stay fp32."""
+    dropout: Share = 0.1
+    """Dropout of hidden states."""
+    attention_dropout: Share = 0.1
+    """Dropout of attention weights."""
+    activation_dropout: Share = 0.0
+    """Dropout after the feed-forward activation."""
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
+    r3f: R3FConfig = R3FConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
+    validate_every: Annotated[Count, EXECUTION_ONLY] = 1000
+    """Updates between two measurements of validation loss; 0 for the end only."""
+    checkpoint_every: Annotated[PositiveInt, EXECUTION_ONLY] = 1000
+    """Updates between two checkpoints."""
+    keep_checkpoints: Annotated[PositiveInt, EXECUTION_ONLY] = 2
+    """Newest checkpoints kept while training; the last one stays in the artifact."""
+    log_every: Annotated[PositiveInt, EXECUTION_ONLY] = 10
+    """Updates between two records of metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> FinetuneConfig:
+        for name, updates in (
+            ("schedule.warmup_updates", self.schedule.warmup_updates),
+            ("warm_start.updates", self.warm_start.updates),
+        ):
+            if updates >= self.updates:
+                raise ValueError(f"{name} {updates} must be less than updates {self.updates}")
+        return self

@@ -1,0 +1,57 @@
+"""Which rows of which task an update trains on, found from the update's number alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from stages.finetune.batch_plan import BatchPlan, EpochPlan, Int64s
+from stages.finetune.config import FinetuneConfig
+from stages.finetune.data import EncodedSplit, HeadTask, SummaryTask, Task
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWork:
+    """The work of one update, over all ranks."""
+
+    task: Task
+    epoch: int
+    lanes: list[Int64s]
+    """Row numbers of each lane's micro-batch; at most `batch.lanes` of them."""
+    target_tokens: int
+    """Target tokens of all lanes: the divisor of the update's loss."""
+
+
+class Curriculum:
+    """The warm start, if any, then summarization."""
+
+    def __init__(
+        self, split: EncodedSplit, config: FinetuneConfig, seed: int, d_model: int, mask_id: int
+    ) -> None:
+        warm = config.warm_start
+        self._warm_updates = warm.updates
+        self._summary = SummaryTask(split)
+        self._head = HeadTask(
+            split, mask=warm.mask, target_tokens=warm.target_tokens, mask_id=mask_id, seed=seed
+        )
+        self.summary_plan = plan_of(self._summary, config, seed, d_model)
+        self._head_plan = plan_of(self._head, config, seed, d_model) if warm.updates else None
+        self._epoch = lru_cache(maxsize=1)(BatchPlan.epoch)
+
+    def update(self, number: int) -> UpdateWork:
+        """Return the work of the update with this number, 0 first."""
+        if self._head_plan is not None and number < self._warm_updates:
+            return self._work(self._head, self._head_plan, number)
+        return self._work(self._summary, self.summary_plan, number - self._warm_updates)
+
+    def _work(self, task: Task, plan: BatchPlan, number: int) -> UpdateWork:
+        epoch, index = divmod(number, plan.updates_per_epoch)
+        planned: EpochPlan = self._epoch(plan, epoch)
+        lanes = planned.update(index)
+        tokens = sum(int(task.target_lengths[rows].sum()) for rows in lanes)
+        return UpdateWork(task, epoch, lanes, tokens)
+
+
+def plan_of(task: Task, config: FinetuneConfig, seed: int, d_model: int) -> BatchPlan:
+    """Return the batch plan of a task."""
+    return BatchPlan(task.source_lengths, task.target_lengths, config.batch, seed, d_model)

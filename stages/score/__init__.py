@@ -1,0 +1,1 @@
+"""Score predictions against raw references, beside baselines on the same rows."""
