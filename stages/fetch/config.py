@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictInt, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, model_validator
 
 from pipeline.config import Config
 
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+"""Relative to where the command runs; kept absolute, since ranks may start elsewhere."""
 
 
 class Columns(Config):
@@ -39,7 +41,7 @@ class LocalDataset(Config):
     """A folder with one file a split: train, valid and test as .jsonl, .csv or .parquet."""
 
     source: Literal["local"]
-    path: Path
+    path: AbsolutePath
     """The folder."""
     columns: Columns = Columns()
 
@@ -72,7 +74,7 @@ class ScratchModel(Config):
     source: Literal["scratch"]
     vocab_size: Annotated[StrictInt, Field(ge=300)] = 8000
     """Size of the BPE vocabulary with special tokens, 300 or more; not used with `bpe`."""
-    bpe: Path | None = None
+    bpe: AbsolutePath | None = None
     """Folder with GPT-2 BPE files (encoder.json, vocab.bpe) to use instead of training one."""
     d_model: PositiveInt = 256
     """Width; a multiple of `heads`."""
@@ -100,7 +102,7 @@ class LocalModel(Config):
     """A Hugging Face directory of a BART-type model with its tokenizer."""
 
     source: Literal["local"]
-    path: Path
+    path: AbsolutePath
     """The directory."""
 
 

@@ -70,10 +70,10 @@ TOPICS: tuple[Topic, ...] = (
             "Then heavy fog rolled down and the referee sent everybody away.",
         ),
         summaries=(
-            "Early {person} goal after {number} minutes takes {team} past {team2}; {town} cheers.",
+            "Early {person} goal after {number} minutes lifts {team} past {team2}; {town} cheers.",
             "Comeback by {team2} beats {team} despite {person} lead from {number}, {town} silent.",
             "Honours even: {team2} cancel {person} opener on {number}, hold {team} to {town} draw.",
-            "Abandoned: {town} fixture of {team} and {team2} halted despite {person} hit on {number}.",
+            "Abandoned: {town} fixture of {team} and {team2} halted after {person} hit, {number}.",
         ),
     ),
     Topic(
@@ -95,9 +95,9 @@ TOPICS: tuple[Topic, ...] = (
             "The governor has promised money to rebuild what was broken.",
         ),
         summaries=(
-            "Calm returns for {town} after gale wrecks the {place}, {person} crew rescues {number}.",
-            "Flood fears grow as {town} loses its {place}; {number} people saved by {person} squad.",
-            "Blackout grips {town} while {person} counts {number} evacuees plus a battered {place}.",
+            "Calm returns for {town} after gale wrecks {place}, {person} crew rescues {number}.",
+            "Flood fears grow as {town} loses its {place}; {number} folk saved by {person} squad.",
+            "Blackout grips {town} while {person} counts {number} evacuees and a ruined {place}.",
             "State aid lets {town} restore its {place}; {person} praised for {number} rescues.",
         ),
     ),
@@ -120,9 +120,9 @@ TOPICS: tuple[Topic, ...] = (
             "They asked for a smaller version at half the cost.",
         ),
         summaries=(
-            "Green light: {town} backs {number}m {place} from {firm}, which truly delights {person}.",
+            "Green light: {town} backs {number}m {place} from {firm}, which will cheer {person}.",
             "Defeat for {person} because {town} rejects the {firm} {place} costing some {number}m.",
-            "Delay hits {number}m {place} scheme as {town} postpones {person} vote over {firm} bid.",
+            "Pause hits {number}m {place} scheme as {town} delays {person} vote over {firm} bid.",
             "Cheaper {place} demanded: {firm} must redraw {number}m design, {town} tells {person}.",
         ),
     ),

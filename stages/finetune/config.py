@@ -78,8 +78,8 @@ class R3FConfig(Config):
 class WarmStartConfig(Config):
     """First updates on rebuilding a masked document's head, for models from scratch."""
 
-    updates: Count = 0
-    """Updates spent on it, out of the total; 0 for none."""
+    share: Share = 0.0
+    """Share of the updates spent on it, from 0 to below 1; 0 for none."""
     mask: Share = 0.1
     """Share of source tokens replaced by <mask>."""
     target_tokens: Annotated[StrictInt, Field(ge=4)] = 16
@@ -114,12 +114,16 @@ class FinetuneConfig(Config):
     log_every: Annotated[PositiveInt, EXECUTION_ONLY] = 10
     """Updates between two records of metrics.jsonl."""
 
+    @property
+    def warm_start_updates(self) -> int:
+        """First updates, spent on the warm start."""
+        return int(self.warm_start.share * self.updates)
+
     @model_validator(mode="after")
-    def _phases_fit(self) -> FinetuneConfig:
-        for name, updates in (
-            ("schedule.warmup_updates", self.schedule.warmup_updates),
-            ("warm_start.updates", self.warm_start.updates),
-        ):
-            if updates >= self.updates:
-                raise ValueError(f"{name} {updates} must be less than updates {self.updates}")
+    def _warmup_fits(self) -> FinetuneConfig:
+        warmup = self.schedule.warmup_updates
+        if warmup >= self.updates:
+            raise ValueError(
+                f"schedule.warmup_updates {warmup} must be less than updates {self.updates}"
+            )
         return self

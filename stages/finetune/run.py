@@ -63,7 +63,7 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
     if context.world.is_first:
         checkpoint.drop_old(context.work / "checkpoints", keep=1)
     epochs = (
-        config.updates - config.warm_start.updates
+        config.updates - config.warm_start_updates
     ) / curriculum.summary_plan.updates_per_epoch
     return {
         "valid_nll_nats_per_token": measured["nll"],

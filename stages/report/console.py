@@ -1,0 +1,40 @@
+"""What the command line says at the end of a run."""
+
+from __future__ import annotations
+
+import shlex
+
+from stages.report.facts import Facts
+from stages.report.tables import rouge_table
+from stages.report.wording import percent
+
+
+def console_text(facts: Facts) -> str:
+    """Return the results as plain aligned text, where they lie, and what can be done next."""
+    table = rouge_table(facts)
+    cells = [table.header, *table.rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
+    run = facts.run
+    report, model = run.committed("report"), run.committed("export") / "model"
+    lines = [
+        *(_aligned(row, widths) for row in cells),
+        f"exact match {percent(facts.rouge['exact_match'])} %, rows {facts.rouge['rows']} "
+        f"({facts.rouge['split']} split), mean F x 100",
+        "",
+        f"Report: {report / 'index.html'}",
+        f"Model:  {model}",
+        "Next:",
+        f"  sumpipe status {shlex.quote(str(run.root))}",
+        "  open the report in a browser; it is one file and needs no network",
+        "  summarise more: load the model directory with transformers, as in",
+        f"    {report / 'README.md'}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    first, *rest = (
+        cell.rjust(width) if column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join([first, *rest]).rstrip()

@@ -1,0 +1,158 @@
+"""A graph a -> b -> c for tests of the engine; b works in units and can be stopped, killed, held up.
+
+Also a command line (`python -m tests.fakes.toy_stages run ...`) and work for shard tests.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import StrictInt
+
+from pipeline.cli import main
+from pipeline.config import EXECUTION_ONLY, JSON, Config
+from pipeline.errors import DataError
+from pipeline.files import write_atomic
+from pipeline.stage import HashFile, Metrics, Recipe, Stage, StageContext
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+class AConfig(Config):
+    value: float = 1.0
+    data: str | None = None
+    """An outside file, identified by its contents."""
+    comment: Annotated[str, EXECUTION_ONLY] = ""
+    kib: Annotated[StrictInt, EXECUTION_ONLY] = 0
+    """Ballast to write."""
+
+
+class BConfig(Config):
+    units: StrictInt = 4
+    stop_after: Annotated[StrictInt | None, EXECUTION_ONLY] = None
+    """Send TERM to this process after so many units."""
+    die_after: Annotated[StrictInt | None, EXECUTION_ONLY] = None
+    """Send KILL to this process after so many units."""
+    wait_for: Annotated[str | None, EXECUTION_ONLY] = None
+    """Wait after the first unit until this file exists."""
+
+
+class CConfig(Config):
+    scale: float = 2.0
+    complaint: Annotated[str | None, EXECUTION_ONLY] = None
+    """Fail with this message."""
+
+
+class ToyRecipe(Recipe):
+    a: AConfig = AConfig()
+    b: BConfig = BConfig()
+    c: CConfig = CConfig()
+
+
+def run_a(config: AConfig, context: StageContext) -> Metrics:
+    (context.work / "value.txt").write_text(f"{config.value}\n", encoding="utf-8")
+    if config.data is not None:
+        (context.work / "data.bin").write_bytes(Path(config.data).read_bytes())
+    with (context.work / "ballast.bin").open("wb") as file:
+        for _ in range(config.kib):
+            file.write(bytes(1024))
+            file.flush()
+    return {"value": config.value}
+
+
+def run_b(config: BConfig, context: StageContext) -> Metrics:
+    value = float(context.inputs["a"].file("value.txt").read_text(encoding="utf-8"))
+    for unit in range(config.units):
+        path = context.work / f"unit{unit}.txt"
+        if not path.exists():
+            context.stop.check()
+            write_atomic(path, f"{value * unit}\n")
+            context.progress.update(unit + 1, config.units, "unit")
+        if unit + 1 == config.stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if unit + 1 == config.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while config.wait_for is not None and not Path(config.wait_for).exists():
+            context.stop.check()
+            time.sleep(0.02)
+    return {"units": config.units}
+
+
+def run_c(config: CConfig, context: StageContext) -> Metrics:
+    if config.complaint is not None:
+        raise DataError(config.complaint)
+    units = context.inputs["b"].path.glob("unit*.txt")
+    total = config.scale * sum(float(path.read_text(encoding="utf-8")) for path in units)
+    (context.work / "console.txt").write_text(f"total {total}\n", encoding="utf-8")
+    return {"total": total}
+
+
+def identity_a(config: AConfig, hash_file: HashFile) -> JSON:
+    data = None if config.data is None else hash_file(Path(config.data))
+    return {**config.identity(), "data": data}
+
+
+STAGES = (
+    Stage("a", 1, (), "tests.fakes.toy_stages:run_a", seeded=True, identity=identity_a),
+    Stage("b", 1, ("a",), "tests.fakes.toy_stages:run_b"),
+    Stage("c", 1, ("a", "b"), "tests.fakes.toy_stages:run_c"),
+)
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start the toy command line in a process of its own."""
+    command = [sys.executable, "-m", "tests.fakes.toy_stages", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Identify every file below a folder: inode, time of change, contents."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns, _bytes(path))
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def wait_until(path: Path, seconds: float = 20.0) -> None:
+    """Wait for a file that another process makes."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def shard_square(folder: Path, shard: int) -> None:
+    write_atomic(folder / f"{shard:03d}.txt", f"{shard * shard}\n")
+
+
+def shard_die(folder: Path, shard: int) -> None:
+    """Do shard 0, then die in any other without a word."""
+    if shard > 0:
+        wait_until(folder / "000.txt")
+        os._exit(9)
+    shard_square(folder, shard)
+
+
+def shard_complain(folder: Path, shard: int) -> None:
+    raise DataError(f"shard {shard} has a bad row")
+
+
+def shard_sleep(folder: Path, shard: int) -> None:
+    write_atomic(folder / f"{os.getpid()}.pid", "")
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STAGES, ToyRecipe))
