@@ -144,8 +144,10 @@ def validate(config_type: type[ConfigT], settings: JSON, source: str) -> ConfigT
 def _describe(config_type: type[Config], details: Any) -> str:
     location = [str(part) for part in details["loc"]]
     parent, known = _section_at(config_type, location[:-1])
-    dotted = ".".join([*parent, *location[-1:]]) or "(whole recipe)"
     kind, value = details["type"], details["input"]
+    is_named = kind in {"extra_forbidden", "missing"}  # the last part is no known field then
+    path = [*parent, *location[-1:]] if is_named else _section_at(config_type, location)[0]
+    dotted = ".".join(path) or "(whole recipe)"
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         if near:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CorruptArtifact
+from pipeline.errors import CorruptArtifact, storage_error
+
+_PROBE_BYTES = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
@@ -50,6 +53,26 @@ def read_json(path: Path) -> Any:
         raise CorruptArtifact(
             f"{path}: is not valid JSON ({error}); it was altered after the run"
         ) from error
+
+
+def probe_storage(folder: Path) -> None:
+    """Raise StorageError if a small file cannot be written here.
+
+    For libraries that report a full disk as an error of another kind (torch: a bare RuntimeError).
+    """
+    probe = folder / ".probe.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * _PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refusal:
+        shown = storage_error(refusal)
+        if shown is not None:
+            raise shown from refusal
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def fsync_directory(path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.artifact import RunDir
 from pipeline.config import JSON
 from pipeline.distributed.world import free_port
 from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
-from pipeline.files import read_json, write_json
+from pipeline.files import probe_storage, read_json, write_json
 from pipeline.preemption import StopFlag
 from pipeline.provenance import utc_now
 from pipeline.stage import Execution
@@ -150,6 +150,7 @@ def _failure(stage: str, log_dir: Path, code: int, seconds: float) -> PipelineEr
     # A user's mistake first: the other ranks then only lost their peer.
     errors.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
     if not errors:
+        probe_storage(log_dir)  # on a full disk the ranks could not leave word
         return LaunchError(
             f"{stage}: its processes ended after {seconds:.0f} s without a commit or a message "
             f"(launcher exit code {code}; 247 or 137 means killed, often by the out-of-memory "

@@ -31,6 +31,7 @@ def start_logging(file: Path, *, console: bool) -> None:
         file: The log file of this rank; its folder is made.
         console: Whether this process also talks to the user.
     """
+    logging.raiseExceptions = False  # a full disk must end in our message, not in logging's own
     file.parent.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(file, encoding="utf-8")
     to_file.setFormatter(

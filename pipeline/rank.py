@@ -146,6 +146,8 @@ def _report(
     if not is_supervised:
         sys.stderr.write(f"rank {rank}: {shown}\n")
     if log_dir is not None and log_dir.is_dir() and not isinstance(shown, Preempted):
-        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        try:
             write_error(log_dir, rank, shown)
+        except OSError as refusal:  # a full disk must not hide the error itself
+            sys.stderr.write(f"rank {rank}: {shown} (not recorded: {refusal.strerror})\n")
     return shown.exit_code if isinstance(shown, PipelineError) else 1

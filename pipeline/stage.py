@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from pydantic import StrictInt
+
 from pipeline.artifact import Artifact
 from pipeline.config import JSON, Config
 from pipeline.distributed.world import World
@@ -36,7 +38,7 @@ class Recipe(Config):
 
     name: str
     """The recipe's name, for people."""
-    seed: int = 1
+    seed: StrictInt = 1
     """Seed of everything random in the run."""
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +12,18 @@ from pipeline.config import JSON
 from pipeline.distributed import collectives
 from pipeline.distributed.world import World
 from pipeline.distributed.zero import ZeroEngine
-from pipeline.errors import CheckpointError, CorruptArtifact, storage_error
-from pipeline.files import fsync_directory, read_json, record_tree, tree_faults, write_json
+from pipeline.errors import CheckpointError, CorruptArtifact
+from pipeline.files import (
+    fsync_directory,
+    probe_storage,
+    read_json,
+    record_tree,
+    tree_faults,
+    write_json,
+)
 
 _logger = logging.getLogger(__name__)
 _RECORD = "commit.json"
-_PROBE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,8 @@ def save(
     collectives.barrier()
     try:
         engine.save(partial)
-    except (OSError, RuntimeError) as error:
-        _raise_storage_error(partial, error)
+    except RuntimeError:
+        probe_storage(partial)
         raise
     collectives.barrier()
     if world.is_first:
@@ -74,23 +78,6 @@ def save(
         fsync_directory(root)
         drop_old(root, keep)
     collectives.barrier()
-
-
-def _raise_storage_error(folder: Path, error: Exception) -> None:
-    """Raise StorageError if writing fails here: torch reports a full disk as a bare RuntimeError."""
-    probe = folder / ".probe.tmp"
-    try:
-        with probe.open("wb") as file:
-            file.write(b"\0" * _PROBE_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as refusal:
-        shown = storage_error(refusal)
-        if shown is not None:
-            raise shown from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
 
 
 def drop_old(root: Path, keep: int) -> None:

@@ -93,5 +93,7 @@ def new_model(config: ScratchModel, vocab_size: int, seed: int) -> BartForCondit
         for side in (model.model.encoder, model.model.decoder):
             table = side.embed_positions.weight  # its first rows are BART's offset of 2
             with torch.no_grad():
-                table.copy_(sinusoids(*table.shape) * spread)
+                table.copy_(
+                    sinusoids(*table.shape) * spread * 2**0.5
+                )  # a root mean square of `spread`
     return model

@@ -14,6 +14,7 @@ from stages.report.wording import (
     percent,
     profile_words,
     title,
+    warm_start_updates,
 )
 
 
@@ -59,7 +60,7 @@ def _training(facts: Facts) -> str:
     config = facts.settings("finetune")
     optimizer, batch, r3f = config["optimizer"], config["batch"], config["r3f"]
     launch = facts.inputs["finetune"].manifest.provenance.get("launch", {})
-    warm_start = config["warm_start"]["updates"]
+    warm_start = warm_start_updates(facts)
     named = {
         "Updates": f"{config['updates']} ({facts.metric('finetune', 'epochs')} epochs)"
         + (f", the first {warm_start} a warm start on masked documents" if warm_start else ""),

@@ -19,6 +19,7 @@ from stages.report.wording import (
     percent,
     profile_words,
     title,
+    warm_start_updates,
 )
 
 DOCUMENT_CHARS = 1200
@@ -64,7 +65,6 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    finetune = facts.settings("finetune")
     return environment.get_template("page.html.j2").render(
         title=title(facts),
         run=str(facts.run.root),
@@ -79,8 +79,8 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
         charts=None if charts is None else [(Markup(svg), label) for svg, label in charts],
         how_to_draw=HOW_TO_DRAW,
         is_r3f=is_r3f(facts),
-        r3f=finetune["r3f"],
-        warm_start=finetune["warm_start"]["updates"],
+        r3f=facts.settings("finetune")["r3f"],
+        warm_start=warm_start_updates(facts),
         examples=[excerpt(example) for example in facts.examples],
         accounting=row_table(facts),
         settings=settings_list(facts),

@@ -12,6 +12,7 @@ from stages.report.config import ReportConfig
 from stages.report.console import console_text
 from stages.report.facts import gather
 from stages.report.page import HOW_TO_DRAW, render_page
+from stages.report.wording import warm_start_updates
 
 _logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def run(config: ReportConfig, context: StageContext) -> Metrics:
     """Write index.html (for people), README.md (a model card) and console.txt (last words of a run)."""
     facts = gather(context, config.examples)
     context.stop.check()
-    charts = draw_charts(facts.curve, facts.settings("finetune")["warm_start"]["updates"])
+    charts = draw_charts(facts.curve, warm_start_updates(facts))
     if charts is None:
         _logger.warning("%s", HOW_TO_DRAW)
     contents = {

@@ -74,6 +74,12 @@ def is_r3f(facts: Facts) -> bool:
     return bool(r3f["noise"] != "none" and r3f["lambda"] > 0)
 
 
+def warm_start_updates(facts: Facts) -> int:
+    """Return how many updates went to the warm start, counted as finetune counts them."""
+    config = facts.settings("finetune")
+    return int(config["warm_start"]["share"] * config["updates"])
+
+
 def title(facts: Facts) -> str:
     """Return the recipe's name, or what the artifacts say where it is not known."""
     return facts.name or f"{dataset_words(facts)}, {model_words(facts)}"

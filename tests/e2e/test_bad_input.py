@@ -44,10 +44,16 @@ def assert_clear(done: subprocess.CompletedProcess[str], code: int, *told: str) 
 def test_unknown_keys_and_impossible_values_are_all_named(tmp_path: Path) -> None:
     done = sumpipe(
         *("run", "demo", "--run-dir", tmp_path / "run"),
-        *("--set", "finetune.optimizer.learning_rate=1", "--set", "finetune.updates=-3"),
+        *("--set", "finetune.optimizer.lrate=1", "--set", "finetune.updates=-3"),
         *("--set", "generate.num_beams=many", "--set", "fetch.model.heads=7"),
     )
-    assert_clear(done, 2, "optimizer.learning_rate", "did you mean", "finetune.updates", "-3")
+    assert_clear(
+        done,
+        2,
+        "optimizer.lrate: unknown key; did you mean finetune.optimizer.lr",
+        "finetune.updates",
+        "-3",
+    )
     assert "generate.num_beams" in done.stderr
     assert "d_model 128 is not a multiple of heads 7" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -198,7 +204,7 @@ cat "$2/run/$3/manifest.json" > "$2.manifest"
 """
 
 
-@pytest.mark.parametrize(("stage", "room_kib"), [("finetune", 3000), ("generate", 40)])
+@pytest.mark.parametrize(("stage", "room_kib"), [("finetune", 3000), ("generate", 28)])
 def test_a_full_disk_loses_nothing(
     stage: str, room_kib: int, half_trained: Path, tmp_path: Path
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -41,7 +39,7 @@ def new_curriculum(split: EncodedSplit, warm_updates: int) -> Curriculum:
         updates=1000,
         schedule=ScheduleConfig(warmup_updates=0),
         batch=BatchConfig(lanes=3, lane_tokens=100),
-        warm_start=WarmStartConfig(updates=warm_updates),
+        warm_start=WarmStartConfig(share=warm_updates / 1000),
     )
     return Curriculum(split, config, seed=1, d_model=16, mask_id=99)
 

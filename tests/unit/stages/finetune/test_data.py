@@ -88,7 +88,10 @@ def as_ids(rows: Rows) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_collate_by_hand() -> None:
     batch = collate(
-        as_ids([([0, 7, 2], [0, 8, 9, 2]), ([0, 2], [0, 2])]), pad_id=PAD, start_id=START, device=CPU
+        as_ids([([0, 7, 2], [0, 8, 9, 2]), ([0, 2], [0, 2])]),
+        pad_id=PAD,
+        start_id=START,
+        device=CPU,
     )
     assert batch.source_ids_BS.tolist() == [[0, 7, 2], [0, 2, PAD]]
     assert batch.source_mask_BS.tolist() == [[1, 1, 1], [1, 1, 0]]

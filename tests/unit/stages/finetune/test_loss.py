@@ -78,9 +78,7 @@ def test_definitions_agree_at_epsilon_scaled_by_v_over_v_minus_1() -> None:
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @pytest.mark.parametrize("junk", [1e4, math.inf, math.nan])
-def test_padding_enters_neither_term(
-    definition: Literal["torch", "fairseq"], junk: float
-) -> None:
+def test_padding_enters_neither_term(definition: Literal["torch", "fairseq"], junk: float) -> None:
     logits_BTV, targets_BT, valid_BT = random_case()
     clean = smoothed_nll(logits_BTV, targets_BT, valid_BT, 0.1, definition)
     logits_BTV[~valid_BT] = junk

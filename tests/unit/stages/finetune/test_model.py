@@ -216,7 +216,7 @@ def captured_noise(batch: Batch, r3f: R3FConfig) -> tuple[Tensor, Tensor]:
         lambda _module, _arguments, named: seen.append(named["inputs_embeds"]), with_kwargs=True
     )
     sums_of(bart, batch, r3f, train=True)
-    clean_BSD, noised_BSD = seen[0].chunk(2)
+    clean_BSD, noised_BSD = seen[0].detach().chunk(2)
     return clean_BSD, noised_BSD
 
 

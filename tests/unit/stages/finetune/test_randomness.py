@@ -14,9 +14,7 @@ from stages.finetune.randomness import counter_seed
 
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_another_process_draws_the_same_seed(hash_seed: str) -> None:
-    code = (
-        "from stages.finetune.randomness import counter_seed; print(counter_seed(1, 'update', 2, 3))"
-    )
+    code = "from stages.finetune.randomness import counter_seed; print(counter_seed(1, 'update', 2, 3))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -17,7 +17,9 @@ def test_linear_warm_up_and_decay(update: int, expected: float) -> None:
     assert learning_rate(update, 10, 1.0, schedule) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("update", "expected"), [(0, 1 / 4), (5, 25 / 36), (7, 1 / 4), (9, 1 / 36)])
+@pytest.mark.parametrize(
+    ("update", "expected"), [(0, 1 / 4), (5, 25 / 36), (7, 1 / 4), (9, 1 / 36)]
+)
 def test_power_bends_the_decay_only(update: int, expected: float) -> None:
     schedule = ScheduleConfig(warmup_updates=4, power=2.0)
     assert learning_rate(update, 10, 1.0, schedule) == pytest.approx(expected, rel=1e-12)
