@@ -219,7 +219,8 @@ def _as_json(decision: Decision) -> JSON:
 
 
 def _show_end(decisions: Sequence[Decision], run_dir: RunDir) -> None:
-    """Print what the last stage has to say to the user, if it left a console.txt."""
+    """Print the last stage's console.txt, if it left one; {run_dir} stands for where the run is now."""
     artifact = run_dir.artifact(decisions[-1].stage.name)
     if artifact is not None and "console.txt" in artifact.manifest.files:
-        print(artifact.file("console.txt").read_text(encoding="utf-8"), end="")
+        text = artifact.file("console.txt").read_text(encoding="utf-8")
+        print(text.replace("{run_dir}", str(run_dir.root)), end="")

@@ -30,7 +30,7 @@ def collect() -> JSON:
     """Describe the code, the packages, the machine and the job of this process."""
     return {
         "finished_utc": utc_now(),
-        "command": sys.argv,
+        "command": _without_token(sys.argv),
         "git": git_state(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -40,6 +40,14 @@ def collect() -> JSON:
         "gpus": _gpu_names(),
         "job": job_id(),
     }
+
+
+def _without_token(command: list[str]) -> list[str]:
+    """Leave out the token of the run's hold: it means nothing later."""
+    if "--lease" not in command:
+        return command
+    at = command.index("--lease")
+    return command[:at] + command[at + 2 :]
 
 
 def _version(package: str) -> str | None:
@@ -53,7 +61,7 @@ def git_state() -> JSON:
     """Return the commit of this checkout and whether files differ from it; nulls outside git."""
     commit = _run(["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"])
     changes = _run(["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no"])
-    return {"commit": commit or None, "modified": None if changes is None else bool(changes)}
+    return {"commit": commit or None, "modified": bool(changes) if commit else None}
 
 
 def _gpu_names() -> list[str]:

@@ -136,6 +136,7 @@ def call_stage(
     context = StageContext(
         inputs=inputs,
         work=session.run_dir.partial(stage.name),
+        recipe_name=session.recipe.name,
         seed=session.recipe.seed,
         world=world,
         execution=session.execution,

@@ -70,6 +70,8 @@ class StageContext:
     progress: Progress
     guard: Callable[[], None]
     """Call before publishing anything in `work`: raises if another process took the run over."""
+    recipe_name: str = "unnamed"
+    """For people; not part of any identity."""
 
 
 class StageFunction(Protocol):

@@ -18,8 +18,8 @@ from pipeline.cli import main
 from pipeline.preemption import SIGNALS
 from pipeline.stage import Recipe, Stage
 
-LAUNCH_PREFIXES = ("MASTER_", "SLURM_", "HF_", "OMP_", "MKL_", "OPENBLAS_")
-LAUNCH_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SUMPIPE_THREADS", "DS_ACCELERATOR")
+LAUNCH_PREFIXES = ("MASTER_", "SLURM_", "HF_")
+LAUNCH_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SUMPIPE_THREADS")
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,7 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
     return {
         "valid_nll_nats_per_token": measured["nll"],
         "updates": config.updates,
+        "warm_start_updates": config.warm_start_updates,
         "epochs": round(epochs, 3),
         "parameters": sum(parameter.numel() for parameter in _bart(ranks).parameters()),
         "rows_over_lane_tokens": curriculum.summary_plan.oversized,

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
-
 from stages.report.facts import Facts
 from stages.report.tables import rouge_table
 from stages.report.wording import percent
 
 
 def console_text(facts: Facts) -> str:
-    """Return the results as plain aligned text, where they lie, and what can be done next."""
+    """Return the results as plain aligned text, where they lie, and what can be done next.
+
+    {run_dir} stands for the run directory, which may be moved: the command line fills it in.
+    """
     table = rouge_table(facts)
     cells = [table.header, *table.rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
-    run = facts.run
-    report, model = run.committed("report"), run.committed("export") / "model"
     lines = [
         *(_aligned(row, widths) for row in cells),
         f"exact match {percent(facts.rouge['exact_match'])} %, rows {facts.rouge['rows']} "
         f"({facts.rouge['split']} split), mean F x 100",
         "",
-        f"Report: {report / 'index.html'}",
-        f"Model:  {model}",
+        "Report: {run_dir}/report/index.html",
+        "Model:  {run_dir}/export/model",
         "Next:",
-        f"  sumpipe status {shlex.quote(str(run.root))}",
+        "  sumpipe status {run_dir}",
         "  open the report in a browser; it is one file and needs no network",
         "  summarise more: load the model directory with transformers, as in",
-        f"    {report / 'README.md'}",
+        "    {run_dir}/report/README.md",
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifact import Artifact, RunDir
-from pipeline.config import JSON, load_yaml
+from pipeline.artifact import Artifact
+from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact
 from pipeline.files import read_json
 from pipeline.stage import StageContext
@@ -29,10 +29,8 @@ class ShownExample(NamedTuple):
 class Facts:
     """A finished run as the report sees it."""
 
-    name: str | None
-    """The recipe's name; None if the run directory does not have it."""
-    run: RunDir
-    """Its root is absolute."""
+    name: str
+    """The recipe's name."""
     inputs: Mapping[str, Artifact]
     rouge: JSON
     """Content of rouge.json: split, rows, profile, exact_match and means by system; fractions."""
@@ -57,11 +55,9 @@ def gather(context: StageContext, examples: int) -> Facts:
         context: The stage's context.
         examples: How many rows of the scored split to take along; fewer if it has fewer.
     """
-    run = RunDir(context.work.parent.absolute())
     rouge = read_json(context.inputs["score"].file("rouge.json"))
     return Facts(
-        name=_recipe_name(run),
-        run=run,
+        name=context.recipe_name,
         inputs=context.inputs,
         rouge=rouge,
         curve=_read_curve(context.inputs["finetune"].file("metrics.jsonl")),
@@ -73,12 +69,6 @@ def spread(rows: int, count: int) -> list[int]:
     """Return up to `count` row numbers, evenly spaced over `rows`: the middles of equal parts."""
     count = min(count, rows)
     return [(2 * part + 1) * rows // (2 * count) for part in range(count)]
-
-
-def _recipe_name(run: RunDir) -> str | None:
-    """The name is for people and no part of any payload, so only the resolved recipe has it."""
-    name = load_yaml(run.recipe).get("name") if run.recipe.is_file() else None
-    return " ".join(str(name).split()) if name else None
 
 
 def _read_curve(path: Path) -> list[dict[str, float | None]]:

@@ -67,7 +67,6 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
     )
     return environment.get_template("page.html.j2").render(
         title=title(facts),
-        run=str(facts.run.root),
         dataset=dataset_words(facts),
         model=model_words(facts),
         parameters=amount(facts.metric("export", "parameters")),

@@ -75,11 +75,10 @@ def is_r3f(facts: Facts) -> bool:
 
 
 def warm_start_updates(facts: Facts) -> int:
-    """Return how many updates went to the warm start, counted as finetune counts them."""
-    config = facts.settings("finetune")
-    return int(config["warm_start"]["share"] * config["updates"])
+    """Return how many updates went to the warm start."""
+    return int(facts.metric("finetune", "warm_start_updates") or 0)
 
 
 def title(facts: Facts) -> str:
-    """Return the recipe's name, or what the artifacts say where it is not known."""
-    return facts.name or f"{dataset_words(facts)}, {model_words(facts)}"
+    """Return the recipe's name on one line."""
+    return " ".join(facts.name.split())

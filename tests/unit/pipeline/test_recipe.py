@@ -15,7 +15,6 @@ from pipeline.recipe import find, packaged_names, resolve
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
-
 OWN_DATA = {"small": ["fetch.dataset.path=/data"]}
 """What a recipe for a folder of one's own leaves to the command line."""
 

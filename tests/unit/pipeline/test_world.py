@@ -71,7 +71,7 @@ def test_half_set_variables_are_refused_by_name(missing: str) -> None:
 
 @pytest.mark.parametrize("missing", ["SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT"])
 def test_half_set_srun_variables_are_refused(missing: str) -> None:
-    with pytest.raises(LaunchError, match="LOCAL_RANK|MASTER_ADDR|MASTER_PORT"):
+    with pytest.raises(LaunchError, match=r"LOCAL_RANK|MASTER_ADDR|MASTER_PORT"):
         World.from_env(without(missing, SRUN))
 
 

@@ -157,7 +157,9 @@ def test_position_tables_start_from_sinusoids_in_scale_with_the_tokens() -> None
     model = new_model(scratch(), 300, seed=1)
     for side in (model.model.encoder, model.model.decoder):
         table = side.embed_positions.weight.detach()
-        torch.testing.assert_close(table, sinusoids(42, 64) / 8)
+        waves = sinusoids(42, 64)  # a root mean square of 1/sqrt(2)
+        torch.testing.assert_close(table / table.norm(), waves / waves.norm())
+        assert float((table**2).mean().sqrt()) == pytest.approx(1 / 8, rel=1e-5)
         assert side.embed_positions.weight.requires_grad
 
 

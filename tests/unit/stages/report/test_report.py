@@ -166,7 +166,7 @@ def provenance(stage: str) -> JSON:
 
 
 def finished_run(
-    root: Path, fetch: JSON = DEMO, finetune: JSON | None = None, name: str | None = "tiny"
+    root: Path, fetch: JSON = DEMO, finetune: JSON | None = None, name: str = "tiny"
 ) -> StageContext:
     """Commit artifacts of all stages before the report, small and made by hand."""
     run_dir = RunDir(root)
@@ -183,8 +183,6 @@ def finished_run(
             (work / file).parent.mkdir(exist_ok=True)
             (work / file).write_text(text, encoding="utf-8")
         inputs[stage] = run_dir.commit(stage, payload, metrics[stage], provenance(stage))
-    if name:
-        run_dir.recipe.write_text(f"name: {name}\n", encoding="utf-8")
     return StageContext(
         inputs=inputs,
         work=run_dir.open_partial("report", {"stage": "report"}),
@@ -194,6 +192,7 @@ def finished_run(
         stop=StopFlag(),
         progress=Progress("report", None, console=False),
         guard=lambda: None,
+        recipe_name=name,
     )
 
 
@@ -320,10 +319,10 @@ def test_without_matplotlib_page_and_log_say_how_to_get_curves(
 
 
 def test_a_warm_start_is_told_in_charts_and_card(tmp_path: Path) -> None:
-    context = finished_run(tmp_path / "run", finetune={"updates": 50, "warm_start": {"share": 0.2}})
+    context = finished_run(tmp_path / "run", finetune={"warm_start": {"share": 0.02}})
     run(ReportConfig(), context)
-    assert "The first 10 updates are a warm start" in written(context, "index.html")
-    assert "50 (1.25 epochs), the first 10 a warm start" in written(context, "README.md")
+    assert "The first 20 updates are a warm start" in written(context, "index.html")
+    assert "1000 (1.25 epochs), the first 20 a warm start" in written(context, "README.md")
 
 
 def test_the_card_has_front_matter_with_the_figures(tmp_path: Path) -> None:
@@ -368,19 +367,18 @@ def test_the_console_names_where_things_will_be(tmp_path: Path) -> None:
     context = finished_run(tmp_path / "a run")
     run(ReportConfig(), context)
     console = written(context, "console.txt")
-    root = tmp_path / "a run"
-    assert f"\nReport: {root}/report/index.html\nModel:  {root}/export/model\nNext:\n" in console
-    assert f"sumpipe status '{root}'" in console
+    assert "\nReport: {run_dir}/report/index.html\nModel:  {run_dir}/export/model\n" in console
+    assert "sumpipe status {run_dir}" in console
     assert "rows 6" in console and "report.partial" not in console
-    assert all(len(line) <= 90 for line in console.splitlines() if str(root) not in line)
+    assert all(len(line) <= 90 for line in console.splitlines())
     header, *rows = console.splitlines()[:5]
     assert {len(row) for row in rows} == {len(header)}
 
 
-def test_a_run_without_recipe_file_is_titled_by_its_artifacts(tmp_path: Path) -> None:
-    context = finished_run(tmp_path / "run", HUB, name=None)
+def test_a_run_is_titled_by_its_recipe(tmp_path: Path) -> None:
+    context = finished_run(tmp_path / "run", HUB, name="my\nrun")
     run(ReportConfig(examples=0), context)
-    assert "<h1>team/news 3.0.0 at revision abc, team/bart" in written(context, "index.html")
+    assert "<h1>my run" in written(context, "index.html")
 
 
 def test_a_damaged_curve_names_file_line_and_next_step(tmp_path: Path) -> None:

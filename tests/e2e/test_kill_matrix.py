@@ -1,0 +1,101 @@
+"""SIGKILL of everything at moments spread over all stages; the results never change by a byte."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.launching import copy_run, kill_tree, result_bytes, start, sumpipe, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+# The demo, shortened.
+DEMO = (
+    *("demo", "--processes", "2"),
+    *("--set", "fetch.dataset={source: demo, train_rows: 600, valid_rows: 40, test_rows: 40}"),
+    *("--set", "finetune.updates=60", "--set", "finetune.schedule.warmup_updates=10"),
+    *("--set", "finetune.checkpoint_every=15", "--set", "finetune.validate_every=30"),
+    *("--set", "generate.shard_rows=10"),
+)
+STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score", "report")
+
+
+def is_there(path: str) -> Callable[[Path], bool]:
+    return lambda run_dir: next(run_dir.glob(path), None) is not None
+
+
+CHECKPOINTS = "finetune.partial/checkpoints"
+# Stage to start from, and the moment in it at which everything is killed.
+MOMENTS = {
+    "fetch, between two splits": ("fetch", is_there("fetch.partial/raw/train.jsonl")),
+    "fetch, the model half written": ("fetch", is_there("fetch.partial/model.partial/*")),
+    "clean, started": ("clean", is_there("clean.partial/payload.json")),
+    "encode, after a shard": ("encode", is_there("encode.partial/train/00000.arrow")),
+    "finetune, after a checkpoint": ("finetune", is_there(f"{CHECKPOINTS}/update_00000030")),
+    "finetune, in a checkpoint": ("finetune", is_there(f"{CHECKPOINTS}/update_00000030.partial/*")),
+    "export, the weights written": ("export", is_there("export.partial/model/*.safetensors")),
+    "generate, after a shard": ("generate", is_there("generate.partial/shards/00001.jsonl")),
+    "score, started": ("score", is_there("score.partial/payload.json")),
+    "report, started": ("report", is_there("report.partial/payload.json")),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def before(stage: str, uninterrupted: Path, target: Path) -> Path:
+    """The run as it was when `stage` was about to start."""
+    if stage == "fetch":
+        return target
+    run_dir = copy_run(uninterrupted, target)
+    last = STAGES[STAGES.index(stage) - 1]
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir, "--restart-from", stage, "--to", last)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_rerun_it_ends_with_the_same_bytes(
+    moment: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    stage, is_reached = MOMENTS[moment]
+    run_dir = before(stage, uninterrupted, tmp_path / "run")
+    process = start("run", *DEMO, "--run-dir", run_dir)
+    wait_for(process, lambda: is_reached(run_dir))
+    kill_tree(process)
+    assert not (run_dir / stage).exists(), "the moment was missed: the stage was over"
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert result_bytes(run_dir) == result_bytes(uninterrupted)
+    assert sumpipe("status", run_dir, "--deep").returncode == 0
+
+
+def test_killed_eight_times_on_its_way_one_run_still_ends_right(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    on_the_way = (
+        "fetch.partial/raw/train.jsonl",
+        "clean.partial/payload.json",
+        "encode.partial/train/00000.arrow",
+        f"{CHECKPOINTS}/update_00000015",
+        f"{CHECKPOINTS}/update_00000045.partial/*",
+        "export.partial/model/*.safetensors",
+        "generate.partial/shards/00001.jsonl",
+        "score.partial/payload.json",
+    )
+    for moment in on_the_way:
+        process = start("run", *DEMO, "--run-dir", run_dir)
+        wait_for(process, functools.partial(is_there(moment), run_dir))
+        kill_tree(process)
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert result_bytes(run_dir) == result_bytes(uninterrupted)

@@ -1,0 +1,131 @@
+"""The clean stage: every row is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.artifact import RunDir
+from pipeline.distributed.world import World
+from pipeline.errors import DataError, Preempted
+from pipeline.files import record_tree
+from pipeline.log import Progress
+from pipeline.preemption import StopFlag
+from pipeline.stage import Execution, StageContext
+from stages.clean.config import CleanConfig
+from stages.clean.run import run
+from stages.schema import Example, RawRow, read_jsonl, write_jsonl
+
+ROWS = [
+    RawRow("one", "A  document\r\nof two lines", "A\tsummary", "train.jsonl:1"),
+    RawRow("two", " \u200b ", "Without a document", "train.jsonl:2"),
+    RawRow("three", "Without a summary", "\n", "train.jsonl:4"),
+    RawRow("four", "", "", "train.jsonl:5"),
+    RawRow("five", "caf\u00e9", "cafe\u0301", "train.jsonl:6"),
+]
+GOOD = [RawRow("good", "text", "summary", "x:1")]
+
+
+def new_context(
+    root: Path,
+    train: list[RawRow] = ROWS,
+    valid: list[RawRow] = GOOD,
+    test: list[RawRow] = GOOD,
+    stop: StopFlag | None = None,
+) -> StageContext:
+    """The context of clean in a run whose fetch committed these rows."""
+    run_dir, payload = RunDir(root), {"stage": "fetch"}
+    raw = run_dir.open_partial("fetch", payload) / "raw"
+    raw.mkdir()
+    for split, rows in (("train", train), ("valid", valid), ("test", test)):
+        write_jsonl(raw / f"{split}.jsonl", rows)
+    inputs = {"fetch": run_dir.commit("fetch", payload, {}, {})}
+    work = run_dir.open_partial("clean", {"stage": "clean"})
+    execution = Execution(processes=1, threads=1, ds_profile=Path("zero0.json"))
+    progress = Progress("clean", None, console=False)
+    stop = stop or StopFlag()
+    return StageContext(inputs, work, 1, World(), execution, stop, progress, guard=lambda: None)
+
+
+def test_every_row_stands_in_the_ledger_once(tmp_path: Path) -> None:
+    context = new_context(tmp_path)
+    run(CleanConfig(), context)
+    ledger = pq.read_table(context.work / "ledger" / "train.parquet").to_pylist()
+    assert [(entry["id"], entry["origin"]) for entry in ledger] == [
+        (row.id, row.origin) for row in ROWS
+    ]
+    assert [entry["outcome"] for entry in ledger] == [
+        "kept",
+        "empty_document",
+        "empty_summary",
+        "empty_document",
+        "kept",
+    ]
+    assert {entry["split"] for entry in ledger} == {"train"}
+
+
+def test_kept_rows_are_the_examples_in_order(tmp_path: Path) -> None:
+    context = new_context(tmp_path)
+    run(CleanConfig(), context)
+    assert list(read_jsonl(context.work / "train.jsonl", Example)) == [
+        Example("one", "A document\nof two lines", "A summary"),
+        Example("five", "caf\u00e9", "caf\u00e9"),
+    ]
+
+
+def test_metrics_count_each_outcome(tmp_path: Path) -> None:
+    metrics = run(CleanConfig(), new_context(tmp_path))
+    assert metrics == {
+        "rows_kept_train": 2,
+        "rows_empty_document_train": 2,
+        "rows_empty_summary_train": 1,
+        "rows_kept_valid": 1,
+        "rows_kept_test": 1,
+    }
+
+
+def test_ledger_has_lengths_before_and_after(tmp_path: Path) -> None:
+    context = new_context(tmp_path)
+    run(CleanConfig(), context)
+    ledger = pq.read_table(context.work / "ledger" / "train.parquet").to_pylist()
+    names = ("document_chars_raw", "document_chars", "summary_chars_raw", "summary_chars")
+    assert [tuple(entry[name] for name in names) for entry in ledger] == [
+        (25, 23, 9, 9),
+        (3, 0, 18, 18),
+        (17, 17, 1, 0),
+        (0, 0, 0, 0),
+        (4, 4, 5, 4),
+    ]
+
+
+def test_the_unicode_form_is_that_of_the_recipe(tmp_path: Path) -> None:
+    context = new_context(tmp_path, train=[RawRow("a", "\ufb01re", "\u2460", "x:1")])
+    run(CleanConfig(unicode_form="NFKC"), context)
+    assert list(read_jsonl(context.work / "train.jsonl", Example)) == [Example("a", "fire", "1")]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_split_without_usable_rows_is_refused_with_the_reasons(
+    tmp_path: Path, split: str
+) -> None:
+    context = new_context(tmp_path, **{split: ROWS[1:4]})
+    with pytest.raises(DataError, match=f"the {split} split has no usable row") as caught:
+        run(CleanConfig(), context)
+    assert "2 empty_document, 1 empty_summary" in str(caught.value)
+
+
+def test_two_runs_give_equal_bytes(tmp_path: Path) -> None:
+    contexts = [new_context(tmp_path / name) for name in ("one", "two")]
+    for context in contexts:
+        run(CleanConfig(), context)
+    trees = [record_tree(context.work) for context in contexts]
+    assert trees[0] == trees[1]
+
+
+def test_a_stop_is_heard(tmp_path: Path) -> None:
+    stop = StopFlag()
+    stop.request("SIGTERM")
+    with pytest.raises(Preempted, match="SIGTERM"):
+        run(CleanConfig(), new_context(tmp_path, stop=stop))

@@ -1,0 +1,211 @@
+"""The export stage: the directory holds the trained weights, or nothing is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer, BartForConditionalGeneration
+
+from pipeline.artifact import RunDir
+from pipeline.distributed.world import World
+from pipeline.errors import CheckpointError, CorruptArtifact
+from pipeline.files import record_tree, write_json
+from pipeline.log import Progress
+from pipeline.preemption import StopFlag
+from pipeline.stage import Execution, StageContext
+from stages.export.config import ExportConfig
+from stages.export.run import run
+from stages.fetch.config import ScratchModel
+from stages.fetch.scratch import new_model, train_bpe
+
+torch.set_num_threads(1)
+
+State = dict[str, Tensor]
+SMALL = ScratchModel(source="scratch", d_model=16, layers=1, heads=2, ffn=16, max_positions=32)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = train_bpe(["a few words to train on"] * 3, 300, folder)
+    new_model(SMALL, len(tokenizer), seed=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pretrained: Path) -> BartForConditionalGeneration:
+    """Another model of the same shape, as training would leave it."""
+    vocabulary = len(AutoTokenizer.from_pretrained(pretrained))
+    return new_model(SMALL, vocabulary, seed=2).eval()
+
+
+def probe(trained: BartForConditionalGeneration) -> State:
+    """Two rows, the second one padded, with the trainer's logits."""
+    source_BS = torch.tensor([[0, 10, 11, 12, 2], [0, 13, 2, 1, 1]])
+    target_BT = torch.tensor([[0, 20, 2], [0, 2, 1]])
+    batch = {
+        "source_ids_BS": source_BS,
+        "source_mask_BS": (source_BS != 1).long(),
+        "decoder_ids_BT": torch.tensor([[2, 0, 20], [2, 0, 2]]),
+        "target_ids_BT": target_BT,
+        "target_mask_BT": target_BT != 1,
+    }
+    with torch.no_grad():
+        logits_BTV = trained(
+            input_ids=source_BS,
+            attention_mask=batch["source_mask_BS"],
+            decoder_input_ids=batch["decoder_ids_BT"],
+        ).logits
+    return {**batch, "logits_BTV": logits_BTV}
+
+
+def new_context(
+    root: Path,
+    pretrained: Path,
+    trained: BartForConditionalGeneration,
+    change: Callable[[State], object] = lambda state: None,
+) -> StageContext:
+    """The context of export in a run whose training left a ZeRO-0 checkpoint; `change` edits it."""
+    run_dir = RunDir(root)
+    folder = run_dir.open_partial("fetch", {}) / "model"
+    folder.mkdir()
+    for file in pretrained.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    finetuned = run_dir.open_partial("finetune", {})
+    checkpoint = finetuned / "checkpoints" / "update_00000007"
+    (checkpoint / "state").mkdir(parents=True)
+    state = {f"bart.{name}": tensor.clone() for name, tensor in trained.state_dict().items()}
+    change(state)
+    torch.save({"module": state}, checkpoint / "state" / "mp_rank_00_model_states.pt")
+    record = {"update": 7, "world_size": 1, "zero_stage": 0}
+    write_json(checkpoint / "commit.json", {**record, "files": record_tree(checkpoint)})
+    save_file(probe(trained), finetuned / "probe.safetensors")
+    inputs = {name: run_dir.commit(name, {}, {}, {}) for name in ("fetch", "finetune")}
+    work = run_dir.open_partial("export", {})
+    execution = Execution(processes=1, threads=1, ds_profile=Path("zero0.json"))
+    progress = Progress("export", None, console=False)
+    return StageContext(
+        inputs, work, 1, World(), execution, StopFlag(), progress, guard=lambda: None
+    )
+
+
+def test_the_exported_model_is_the_trained_one(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    metrics = run(ExportConfig(), context)
+    exported = BartForConditionalGeneration.from_pretrained(context.work / "model")
+    expected = trained.state_dict()
+    for name, tensor in exported.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert metrics["update"] == 7
+    assert metrics["largest_logit_difference"] < 1e-5
+    assert metrics["parameters"] == sum(weight.numel() for weight in trained.parameters())
+
+
+def test_the_directory_has_all_that_hugging_face_needs(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    metrics = run(ExportConfig(), context)
+    folder = context.work / "model"
+    text = "a few words"
+    expected = AutoTokenizer.from_pretrained(pretrained)(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == expected
+    files = {path.name for path in folder.iterdir()}
+    assert files == {path.name for path in pretrained.iterdir()}
+    assert metrics["model_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_the_shared_embedding_is_stored_once(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    run(ExportConfig(), context)
+    stored = load_file(context.work / "model" / "model.safetensors")
+    shape = trained.model.shared.weight.shape
+    assert [name for name, tensor in stored.items() if tensor.shape == shape] == [
+        "model.shared.weight"
+    ]
+
+
+WEIGHT = "bart.model.encoder.layers.0.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(WEIGHT), "fc1.weight: missing"),
+        (lambda state: state.update({"bart.extra": torch.zeros(2)}), "extra: not in the model"),
+        (lambda state: state.update({WEIGHT: torch.zeros(0)}), r"fc1.weight: \(0,\), expected"),
+        (lambda state: state.update({WEIGHT: state[WEIGHT].flatten()}), r"\(256,\), expected"),
+    ],
+    ids=["missing", "extra", "partitioned", "flattened"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    tmp_path: Path,
+    pretrained: Path,
+    trained: BartForConditionalGeneration,
+    change: Callable[[State], object],
+    message: str,
+) -> None:
+    context = new_context(tmp_path, pretrained, trained, change)
+    with pytest.raises(CorruptArtifact, match=message):
+        run(ExportConfig(), context)
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_weights_that_are_not_the_trainers_are_refused(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration, value: float
+) -> None:
+    context = new_context(tmp_path, pretrained, trained, lambda state: state[WEIGHT].fill_(value))
+    with pytest.raises(CorruptArtifact, match="logit"):
+        run(ExportConfig(), context)
+
+
+def test_a_tied_weight_that_came_loose_is_refused(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(
+        tmp_path, pretrained, trained, lambda state: state["bart.lm_head.weight"].add_(1.0)
+    )
+    with pytest.raises(CorruptArtifact):
+        run(ExportConfig(), context)
+
+
+def test_the_tolerance_is_that_of_the_recipe(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained, lambda state: state[WEIGHT].add_(1e-3))
+    with pytest.raises(CorruptArtifact, match="logit"):
+        run(ExportConfig(logit_tolerance=1e-9), context)
+    metrics = run(ExportConfig(logit_tolerance=10.0), context)
+    assert metrics["largest_logit_difference"] > 1e-9
+
+
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    (file,) = (tmp_path / "finetune" / "checkpoints").rglob("*.pt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="update_00000007"):
+        run(ExportConfig(), context)
+
+
+def test_a_rerun_writes_the_same_files(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    metrics = run(ExportConfig(), context)
+    before = record_tree(context.work)
+    (context.work / "model" / "leftover.txt").write_text("from an interrupted attempt")
+    assert run(ExportConfig(), context) == metrics
+    assert record_tree(context.work) == before

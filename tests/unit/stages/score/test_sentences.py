@@ -1,0 +1,95 @@
+"""Splitting text into sentences, and the lead baseline."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import nltk.data
+import nltk.tokenize
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import DataError
+from stages.score.sentences import Splitter, lead, split_sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two.\nThree.", ["One. Two.", "Three."]),
+        ("One.\n\n \nTwo. ", ["One.", "Two."]),
+        ("", []),
+    ],
+)
+def test_newline_splitter(text: str, expected: list[str]) -> None:
+    assert split_sentences(text, "newline") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        ("It was 3.5 m. 40 came.", ["It was 3.5 m.", "40 came."]),
+        ("He left. then came back.", ["He left. then came back."]),
+        ("First line.\nsecond line", ["First line.", "second line"]),
+        ('One. "Two," he said.', ["One.", '"Two," he said.']),
+        ('He said "Stop." Then he left.', ['He said "Stop."', "Then he left."]),
+        ("Ready (or not). (Here I come.) Now.", ["Ready (or not).", "(Here I come.)", "Now."]),
+        ("What?! No...", ["What?!", "No..."]),
+        ("", []),
+    ],
+)
+def test_simple_splitter(text: str, expected: list[str]) -> None:
+    assert split_sentences(text, "simple") == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("AbZ.!?\"')(\n 1", max_size=20), st.sampled_from(["newline", "simple"]))
+def test_splitting_loses_white_space_only(text: str, splitter: Splitter) -> None:
+    sentences = split_sentences(text, splitter)
+    assert "".join("".join(sentences).split()) == "".join(text.split())
+    assert all(sentence == sentence.strip() != "" for sentence in sentences)
+
+
+def test_punkt_without_its_data_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(nltk.tokenize, "_get_punkt_tokenizer", nltk.tokenize.PunktTokenizer)
+    with pytest.raises(DataError, match="python -m nltk.downloader punkt_tab") as caught:
+        split_sentences("One. Two.", "punkt")
+    assert "NLTK_DATA" in str(caught.value)
+
+
+def test_punkt_knows_abbreviations(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.environ.get("SUMPIPE_TEST_DATA")
+    if data is None:
+        pytest.skip("SUMPIPE_TEST_DATA is not set: no punkt_tab")
+    monkeypatch.setattr(nltk.data, "path", [str(Path(data) / "nltk_data")])
+    text = "Mr. Smith came to Dover. He left again."
+    assert split_sentences(text, "punkt") == ["Mr. Smith came to Dover.", "He left again."]
+
+
+DOCUMENT = "One is here. Two is there. Three is away. Four."
+
+
+@pytest.mark.parametrize(
+    ("unit", "count", "splitter", "expected"),
+    [
+        ("sentences", 2, "simple", "One is here.\nTwo is there."),
+        ("sentences", 9, "simple", "One is here.\nTwo is there.\nThree is away.\nFour."),
+        # A document in one line has no newlines to be split at.
+        ("sentences", 1, "newline", "One is here."),
+        ("words", 4, "newline", "One is here. Two"),
+        ("words", 99, "simple", DOCUMENT),
+    ],
+)
+def test_lead(
+    unit: Literal["sentences", "words"], count: int, splitter: Splitter, expected: str
+) -> None:
+    assert lead(DOCUMENT, unit, count, splitter) == expected
+
+
+def test_lead_takes_lines_where_the_document_has_them() -> None:
+    assert lead("One. Two.\nThree.\nFour.", "sentences", 2, "newline") == "One. Two.\nThree."
