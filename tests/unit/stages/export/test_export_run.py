@@ -172,7 +172,7 @@ def test_a_tied_weight_that_came_loose_is_refused(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
 ) -> None:
     context = new_context(
-        tmp_path, pretrained, trained, lambda state: state["bart.lm_head.weight"].add_(1.0)
+        tmp_path, pretrained, trained, lambda state: state["bart.lm_head.weight"][20, 0].add_(1.0)
     )
     with pytest.raises(CorruptArtifact):
         run(ExportConfig(), context)

@@ -148,6 +148,6 @@ def test_a_shard_that_does_not_fit_is_refused(
     (tmp_path / "shards").mkdir()
     content = b"".join(expected.splitlines(keepends=True)[:lines])
     (tmp_path / "shards" / "00000.jsonl").write_bytes(content)
-    with pytest.raises(CorruptArtifact, match="00001.jsonl: found row-3 where row-"):
+    with pytest.raises(CorruptArtifact, match=r"00001\.jsonl: found row-3 where row-"):
         run(CONFIG, new_context(finished, tmp_path))
     assert not (tmp_path / "predictions.jsonl").exists()

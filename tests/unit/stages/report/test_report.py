@@ -166,11 +166,12 @@ def provenance(stage: str) -> JSON:
 
 
 def finished_run(
-    root: Path, fetch: JSON = DEMO, finetune: JSON | None = None, name: str = "tiny"
+    root: Path, fetch: JSON = DEMO, finetune: JSON | None = None, name: str = "tiny", warm: int = 0
 ) -> StageContext:
     """Commit artifacts of all stages before the report, small and made by hand."""
     run_dir = RunDir(root)
     files, metrics = stage_files(), stage_metrics()
+    metrics["finetune"]["warm_start_updates"] = warm
     inputs: dict[str, Artifact] = {}
     for stage, config in stage_settings(fetch, finetune or {}).items():
         payload: JSON = {"stage": stage, "version": 1, "config": config, "inputs": {}}
@@ -246,7 +247,7 @@ def test_every_figure_of_rouge_json_is_on_the_page_and_the_console(tmp_path: Pat
 
 
 def test_text_of_the_corpus_is_escaped(tmp_path: Path) -> None:
-    context = finished_run(tmp_path / "run", name="'<b>&name'")
+    context = finished_run(tmp_path / "run", name="<b>&name")
     run(ReportConfig(examples=2), context)
     page = written(context, "index.html")
     assert "<b>" not in page and "<i>" not in page
@@ -319,7 +320,7 @@ def test_without_matplotlib_page_and_log_say_how_to_get_curves(
 
 
 def test_a_warm_start_is_told_in_charts_and_card(tmp_path: Path) -> None:
-    context = finished_run(tmp_path / "run", finetune={"warm_start": {"share": 0.02}})
+    context = finished_run(tmp_path / "run", warm=20)
     run(ReportConfig(), context)
     assert "The first 20 updates are a warm start" in written(context, "index.html")
     assert "1000 (1.25 epochs), the first 20 a warm start" in written(context, "README.md")
