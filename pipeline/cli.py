@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,11 @@ from pipeline.artifact import RunDir
 from pipeline.config import JSON
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
-    count_gpus,
     job_id,
     limit_threads,
     quiet_libraries,
     thread_count,
+    visible_gpus,
 )
 from pipeline.errors import EXIT_DONE, ConfigError, PipelineError, storage_error
 from pipeline.files import write_atomic
@@ -46,10 +47,19 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def main(stages: Sequence[Stage], recipe_type: type[Recipe]) -> int:
-    """Run the command line and return the exit code: 0, 1, 2, 3 or 75 (see errors.py)."""
+def main(
+    stages: Sequence[Stage], recipe_type: type[Recipe], *, rank_module: str, about: str
+) -> int:
+    """Run the command line and return the exit code: 0, 1, 2, 3 or 75 (see errors.py).
+
+    Args:
+        stages: The graph, in an order that respects inputs.
+        recipe_type: The recipe with one section a stage.
+        rank_module: The module that launchers start one rank with.
+        about: What `--help` says first.
+    """
     quiet_libraries()
-    app = build_app(stages, recipe_type)
+    app = build_app(stages, recipe_type, rank_module, about)
     try:
         app()
     except SystemExit as stop:
@@ -70,10 +80,12 @@ def _fail(error: PipelineError) -> int:
     return error.exit_code
 
 
-def build_app(stages: Sequence[Stage], recipe_type: type[Recipe]) -> typer.Typer:
+def build_app(
+    stages: Sequence[Stage], recipe_type: type[Recipe], rank_module: str, about: str
+) -> typer.Typer:
     """Return the command line for a graph of stages and its recipe type."""
     app = typer.Typer(
-        help="Fine-tune a summarizer: " + " -> ".join(stage.name for stage in stages),
+        help=f"{about}: " + " -> ".join(stage.name for stage in stages),
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -112,16 +124,35 @@ def build_app(stages: Sequence[Stage], recipe_type: type[Recipe]) -> typer.Typer
         selected = select(stages, only or first, only or last)
         redo = [stage.name for stage in select(stages, restart_from, None)] if restart_from else []
         execution = Execution(
-            processes or count_gpus() or 1, thread_count(), find_profile(ds_config)
+            processes or len(visible_gpus()) or 1, thread_count(), find_profile(ds_config)
         )
         place = RunDir(run_dir)
-        look: Callable[[], list[Decision]] = lambda: plan(  # noqa: E731
-            stages, resolved, place, HashCache(place.hash_cache), selected, redo
-        )
+        hash_file = HashCache(place.hash_cache)
+        look = functools.partial(plan, stages, resolved, place, hash_file, selected, redo)
         if dry_run:
             _show_plan(look())
             return
-        _run(look, redo, resolved, text, execution, place)
+        decisions = _checked(look(), place)
+        todo = [decision for decision in decisions if decision.action is not Action.SKIP]
+        if not todo and not redo:
+            _show_end(decisions, place)
+            print("Everything is done; nothing was run.")
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        limit_threads(execution.threads)
+        stop = StopFlag()
+        stop.listen()
+        with lease.hold(place, job_id()) as token:
+            log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
+            start_logging(place.logs("run") / log_name, console=True)
+            place.sweep()
+            for stage in reversed(redo):
+                place.remove(stage)
+            write_atomic(place.recipe, text)
+            hash_file.save()
+            session = Session(resolved, place, execution, stop, token, rank_module)
+            _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
+        _show_end(decisions, place)
 
     @app.command("plan")
     def plan_command(
@@ -160,48 +191,22 @@ def build_app(stages: Sequence[Stage], recipe_type: type[Recipe]) -> typer.Typer
     return app
 
 
-def _run(
-    look: Callable[[], list[Decision]],
-    redo: Sequence[str],
-    recipe: Recipe,
-    text: str,
-    execution: Execution,
-    run_dir: RunDir,
-) -> None:
-    decisions = look()
+def _checked(decisions: list[Decision], run_dir: RunDir) -> list[Decision]:
+    """Return a plan that can be carried out, or raise what stands in its way."""
     refuse_stale(decisions, run_dir)
-    _refuse_blocked(decisions)
-    todo = [decision for decision in decisions if decision.action is not Action.SKIP]
-    if not todo and not redo:
-        _show_end(decisions, run_dir)
-        print("Everything is done; nothing was run.")
-        return
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    limit_threads(execution.threads)
-    stop = StopFlag()
-    stop.listen()
-    with lease.hold(run_dir, job_id()) as token:
-        name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
-        start_logging(run_dir.root / "logs" / "run" / name, console=True)
-        run_dir.sweep()
-        for stage in reversed(redo):
-            run_dir.remove(stage)
-        write_atomic(run_dir.recipe, text)
-        session = Session(recipe, run_dir, execution, stop, token)
-        for decision in look():  # again, now that nobody else can change what is there
-            if decision.action is Action.SKIP:
-                _logger.info("%-8s skips: %s", decision.stage.name, decision.reason)
-                continue
-            stop.check()
+    for decision in decisions:
+        if decision.action is Action.BLOCKED:
+            name, reason = decision.stage.name, decision.reason
+            raise ConfigError(f"{name}: {reason}; run without --from and --only")
+    return decisions
+
+
+def _run(decisions: Sequence[Decision], session: Session) -> None:
+    for decision in decisions:
+        if decision.action is Action.SKIP:
+            _logger.info("%-8s skips: %s", decision.stage.name, decision.reason)
+        else:
             run_stage(decision, session)
-    _show_end(decisions, run_dir)
-
-
-def _refuse_blocked(decisions: Sequence[Decision]) -> None:
-    blocked = [decision for decision in decisions if decision.action is Action.BLOCKED]
-    if blocked:
-        first = blocked[0]
-        raise ConfigError(f"{first.stage.name}: {first.reason}; run without --from and --only")
 
 
 def _show_plan(decisions: Sequence[Decision]) -> None:

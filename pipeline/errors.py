@@ -29,6 +29,9 @@ _STORAGE_HINTS = {
     errno.EROFS: "the file system is read-only: choose a --run-dir that can be written",
     errno.EACCES: "permission is denied: choose a --run-dir that this user can write",
     errno.EPERM: "permission is denied: choose a --run-dir that this user can write",
+    errno.EEXIST: "a file is in the way: choose another --run-dir",
+    errno.ENOTDIR: "part of this path is a file: choose another --run-dir",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose another --run-dir",
     errno.EIO: "the file system reported an input/output error: run the same command again",
     errno.ESTALE: "the network file handle went stale: run the same command again",
 }

@@ -24,7 +24,7 @@ from pipeline.config import JSON
 from pipeline.distributed.world import free_port
 from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
 from pipeline.files import probe_storage, read_json, write_json
-from pipeline.preemption import StopFlag
+from pipeline.preemption import StopFlag, is_alive
 from pipeline.provenance import utc_now
 from pipeline.stage import Execution
 
@@ -57,7 +57,12 @@ def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
 
 
 def launch_command(
-    stage: str, run_dir: RunDir, execution: Execution, token: str, log_dir: Path
+    rank_module: str,
+    stage: str,
+    run_dir: RunDir,
+    execution: Execution,
+    token: str,
+    log_dir: Path,
 ) -> list[str]:
     """Return the command that starts `execution.processes` ranks of a stage on this host."""
     return [
@@ -66,16 +71,23 @@ def launch_command(
         *("--hostfile", os.devnull),
         *("--num_gpus", str(execution.processes), "--no_local_rank"),
         *("--master_port", str(free_port()), "-q"),
-        *("--module", "stages.rank", stage),
+        *("--module", rank_module, stage),
         *("--run-dir", str(run_dir.root), "--ds-config", str(execution.ds_profile)),
         *("--lease", token, "--supervisor", str(os.getpid()), "--log-dir", str(log_dir)),
     ]
 
 
 def launch_group(
-    stage: str, run_dir: RunDir, execution: Execution, token: str, stop: StopFlag
+    rank_module: str,
+    stage: str,
+    run_dir: RunDir,
+    execution: Execution,
+    token: str,
+    stop: StopFlag,
 ) -> None:
     """Run a stage on `execution.processes` ranks until it is committed.
+
+    `rank_module` is the module that one rank is started with (`python -m`).
 
     Raises:
         Preempted: If it stopped on request with its work committed.
@@ -85,7 +97,8 @@ def launch_group(
     started = time.time()
     log_dir = run_dir.logs(stage) / f"{utc_now().replace(':', '')}-{os.getpid()}"
     log_dir.mkdir(parents=True, exist_ok=True)
-    command = launch_command(stage, run_dir, execution, token, log_dir)
+    _wait_for_leftovers(rank_module, run_dir, stage)
+    command = launch_command(rank_module, stage, run_dir, execution, token, log_dir)
     _logger.info("%-8s %d process(es), logs in %s", stage, execution.processes, log_dir)
     launcher = subprocess.Popen(command, start_new_session=True)
     try:
@@ -97,6 +110,30 @@ def launch_group(
     if run_dir.preempted.is_file():
         raise Preempted(f"{stage}: {read_json(run_dir.preempted)['reason']}")
     raise _failure(stage, log_dir, launcher.returncode, time.time() - started)
+
+
+def _wait_for_leftovers(rank_module: str, run_dir: RunDir, stage: str) -> None:
+    """Wait until ranks of an earlier launch, whose supervisor was killed, have noticed and left.
+
+    Raises:
+        LaunchError: If they do not leave in time, naming them.
+    """
+    left = []
+    for file in run_dir.logs(stage).glob("*/rank*.pid"):
+        with contextlib.suppress(psutil.Error, ValueError):
+            process = psutil.Process(int(file.read_text(encoding="ascii")))
+            command = process.cmdline()
+            if rank_module in command and str(run_dir.root) in command:
+                left.append(process)
+    if not left:
+        return
+    _logger.info("%-8s waits for %d ranks of an earlier launch to leave", stage, len(left))
+    _, alive = psutil.wait_procs(left, timeout=STOP_GRACE_SECONDS)
+    if alive:
+        pids = ", ".join(str(process.pid) for process in alive)
+        raise LaunchError(
+            f"{run_dir.root}: ranks of an earlier launch still run (pid {pids}): end them"
+        )
 
 
 def _supervise(launcher: subprocess.Popen[bytes], log_dir: Path, stop: StopFlag) -> None:
@@ -139,8 +176,7 @@ def _session_members(session: int) -> list[psutil.Process]:
     members = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.Error):
-            is_alive = process.status() != psutil.STATUS_ZOMBIE
-            if is_alive and os.getsid(process.pid) == session:
+            if os.getsid(process.pid) == session and is_alive(process):
                 members.append(process)
     return members
 

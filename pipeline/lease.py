@@ -7,16 +7,21 @@ each commit and from the rename that publishes it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from filelock import SoftFileLease, Timeout
 
 from pipeline.artifact import RunDir
+from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact, RunDirInUse
 from pipeline.files import read_json, write_json
+
+_logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 """A holder on another host that is silent for this long is taken to be dead."""
@@ -38,7 +43,7 @@ def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
     try:
         lease.acquire(timeout=0)
     except Timeout:
-        raise RunDirInUse(_who(run_dir)) from None
+        _wait_for_far_holder(lease, run_dir)
     try:
         token = lease.token
         if token is None:
@@ -48,6 +53,33 @@ def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
         yield token
     finally:
         lease.release()
+
+
+def _wait_for_far_holder(lease: SoftFileLease, run_dir: RunDir) -> None:
+    """Take over from a holder on another host if it stays silent; one on this host is alive.
+
+    Raises:
+        RunDirInUse: If it lives.
+    """
+    holder = current_holder(run_dir)
+    if holder is None or holder["host"] == socket.gethostname():
+        raise RunDirInUse(_who(run_dir))
+    _logger.warning("%s Waiting %.0f s for a sign of life.", _who(run_dir), LEASE_SECONDS)
+    try:
+        lease.acquire(timeout=LEASE_SECONDS + 5, poll_interval=1)
+    except Timeout:
+        raise RunDirInUse(_who(run_dir)) from None
+
+
+def current_holder(run_dir: RunDir) -> JSON | None:
+    """Return host, pid and job of who holds the run, or None if nobody living is known to."""
+    if not run_dir.lease.exists() or not run_dir.holder.exists():
+        return None
+    holder: JSON = read_json(run_dir.holder)
+    if holder["token"] != _current_token(run_dir.lease):
+        return None
+    is_here = holder["host"] == socket.gethostname()
+    return None if is_here and not psutil.pid_exists(holder["pid"]) else holder
 
 
 def require(run_dir: RunDir, token: str) -> None:

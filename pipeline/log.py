@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -69,6 +70,7 @@ class Progress:
         self._console = console
         self._is_terminal = console and sys.stderr.isatty()
         self._bar: RichProgress | None = None
+        self._latest: dict[str, Any] | None = None
         self._next_line = 0.0
         self._next_state = 0.0
 
@@ -81,11 +83,17 @@ class Progress:
         elif self._console and (now >= self._next_line or done == total):
             self._next_line = now + PLAIN_SECONDS
             _logger.info("%-8s %s %d/%d  %s", self._stage, unit, done, total, shown)
-        if self._state is not None and (now >= self._next_state or done == total):
+        self._latest = {"done": done, "total": total, "unit": unit, "utc": utc_now()}
+        self._latest["figures"] = figures
+        if now >= self._next_state or done == total:
             self._next_state = now + STATE_SECONDS
+            self._write_state()
+
+    def _write_state(self) -> None:
+        if self._state is not None and self._latest is not None:
             self._state.parent.mkdir(parents=True, exist_ok=True)
-            progress = {"done": done, "total": total, "unit": unit, "utc": utc_now()}
-            write_json(self._state, {**progress, "figures": figures})
+            write_json(self._state, self._latest)
+            self._latest = None
 
     def _draw(self, done: int, total: int, unit: str, shown: str) -> None:
         if self._bar is None:
@@ -105,7 +113,8 @@ class Progress:
         self._bar.add_task(self._stage, total=total, completed=done, unit=unit, shown=shown)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Write the last state and give the terminal back."""
+        self._write_state()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 
 import psutil
@@ -12,6 +13,9 @@ from pipeline.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """USR2, not USR1: NCCL catches USR1."""
+
+
+_WATCH_SECONDS = 0.5
 
 
 class StopFlag:
@@ -54,7 +58,16 @@ class StopFlag:
             return
 
         def watch() -> None:
-            psutil.wait_procs([supervisor])
+            while is_alive(supervisor):
+                time.sleep(_WATCH_SECONDS)
             self.request("the death of the supervising process")
 
         threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still works; one that nobody has reaped yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.config import JSON
-from pipeline.distributed.world import count_gpus, job_id
+from pipeline.distributed.world import job_id, visible_gpus
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PACKAGES = (
@@ -65,7 +65,7 @@ def git_state() -> JSON:
 
 
 def _gpu_names() -> list[str]:
-    if count_gpus() == 0:
+    if not visible_gpus():
         return []
     listing = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
     return listing.splitlines() if listing else []

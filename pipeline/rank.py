@@ -78,7 +78,7 @@ def _run(
     started = time.monotonic()
     execution = Execution(world.size, threads, find_profile(options.ds_config))
     with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
-        session = Session(recipe, run_dir, execution, stop, token)
+        session = Session(recipe, run_dir, execution, stop, token, sys.argv[0])
         payload = _payload(stages, stage, session, is_supervised=options.lease is not None)
         if payload is None:
             return

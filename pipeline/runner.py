@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pipeline import lease, provenance
 from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.distributed.world import World, job_id
-from pipeline.errors import CorruptArtifact, Preempted, StaleArtifact
+from pipeline.errors import CorruptArtifact, PipelineError, Preempted, StaleArtifact
 from pipeline.files import read_json, sha256_file, write_json
 from pipeline.launch import launch_group
 from pipeline.log import Progress
@@ -57,6 +58,8 @@ class Session:
     stop: StopFlag
     token: str
     """Names this process's hold of the run directory."""
+    rank_module: str
+    """The module that starts one rank."""
 
     def guard(self) -> None:
         """Raise RunDirInUse unless this process still holds the run directory."""
@@ -89,12 +92,22 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
     stage, run_dir = decision.stage, session.run_dir
     _logger.info("%-8s %ss: %s", stage.name, decision.action.lower(), decision.reason)
     session.guard()
+    if session.stop.reason:
+        record_preemption(run_dir, stage.name, f"stopped by {session.stop.reason} before it began")
+        session.stop.check()
     started = time.monotonic()
     run_dir.preempted.unlink(missing_ok=True)
     run_dir.progress(stage.name).unlink(missing_ok=True)
     run_dir.open_partial(stage.name, decision.payload)
     if stage.launch is Launch.GROUP:
-        launch_group(stage.name, run_dir, session.execution, session.token, session.stop)
+        launch_group(
+            session.rank_module,
+            stage.name,
+            run_dir,
+            session.execution,
+            session.token,
+            session.stop,
+        )
         artifact = run_dir.artifact(stage.name)
         if artifact is None:
             raise CorruptArtifact(f"{run_dir.committed(stage.name)}: gone right after its commit")
@@ -161,6 +174,9 @@ def commit(
         "seconds_wall": round(time.monotonic() - started, 3),
     }
     record = {**provenance.collect(), "launch": launch, "seed": session.recipe.seed}
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PipelineError(f"{stage.name}: its metric {name} is {value}; nothing is committed")
     return session.run_dir.commit(stage.name, payload, metrics, record)
 
 

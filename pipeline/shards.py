@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
 from signal import SIG_IGN, signal
 
-from pipeline.distributed.world import limit_threads
+from pipeline.distributed.world import limit_threads, use_one_gpu
 from pipeline.errors import LaunchError
 from pipeline.preemption import SIGNALS, StopFlag
 
@@ -40,11 +41,12 @@ def work_through(
             work(shard)
             yield done
         return
+    spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         min(processes, len(shards)),
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=spawn,
         initializer=_start_worker,
-        initargs=(os.getpid(), threads),
+        initargs=(os.getpid(), threads, spawn.Value("i", 0)),
     )
     try:
         yield from _collect({pool.submit(work, shard) for shard in shards}, stop)
@@ -69,8 +71,11 @@ def _collect(running: set[Future[None]], stop: StopFlag) -> Iterator[int]:
             yield done_count
 
 
-def _start_worker(parent: int, threads: int) -> None:
-    """Let the parent decide about stops, and end with it should it die."""
+def _start_worker(parent: int, threads: int, started: Synchronized[int]) -> None:
+    """Take a GPU of its own, let the parent decide about stops, and end with it should it die."""
+    with started.get_lock():
+        use_one_gpu(started.value)
+        started.value += 1
     for number in SIGNALS:
         signal(number, SIG_IGN)
     limit_threads(threads)

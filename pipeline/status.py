@@ -9,6 +9,7 @@ from pipeline.artifact import Artifact, RunDir, require_run_dir
 from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact
 from pipeline.files import read_json
+from pipeline.lease import current_holder
 from pipeline.log import print_table
 
 _SHOWN_METRICS = 3
@@ -27,13 +28,10 @@ def run_state(stages: Sequence[str], root: Path, *, deep: bool) -> JSON:
     """
     run_dir = require_run_dir(root)
     states = [_stage_state(run_dir, stage, deep=deep) for stage in stages]
-    holder = (
-        read_json(run_dir.holder) if run_dir.lease.exists() and run_dir.holder.exists() else None
-    )
     preempted = read_json(run_dir.preempted) if run_dir.preempted.is_file() else None
     return {
         "run_dir": str(root),
-        "holder": holder,
+        "holder": current_holder(run_dir),
         "preempted": preempted,
         "checked": "checksums" if deep else "sizes",
         "stages": states,

@@ -11,7 +11,8 @@ from stages.recipe import SummarizationRecipe
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run_command_line(STAGES, SummarizationRecipe))
+    about = "Fine-tune a summarizer and score it"
+    sys.exit(run_command_line(STAGES, SummarizationRecipe, rank_module="stages.rank", about=about))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def command_line(
             monkeypatch.setattr(sys, "argv", ["sumpipe", *map(str, arguments)])
             capsys.readouterr()
             with _process_state_kept():
-                code = main(stages, recipe_type)
+                code = main(stages, recipe_type, rank_module="tests.no_ranks", about="Toys")
             return Answer(code, *capsys.readouterr())
 
         return call

@@ -65,6 +65,8 @@ def load_profile(path: Path) -> JSON:
         profile = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from error
     if not isinstance(profile, dict):
@@ -74,7 +76,10 @@ def load_profile(path: Path) -> JSON:
         raise ConfigError(
             f"{path}: a profile owns sharding only; these belong to the recipe: {', '.join(doubled)}"
         )
-    stage = profile.get("zero_optimization", {}).get("stage", 0)
+    sharding = profile.get("zero_optimization", {})
+    if not isinstance(sharding, dict):
+        raise ConfigError(f"{path}: zero_optimization is {sharding!r}; expected an object")
+    stage = sharding.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage is {stage!r}; allowed: 0, 1, 2, 3")
     return profile

@@ -40,7 +40,7 @@ class World:
         """
         env = os.environ if environ is None else environ
         found = {name: env[name] for name in _RANK_NAMES if env.get(name)}
-        if "RANK" not in found and "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        if "RANK" not in found and "SLURM_PROCID" in env and env.get("SLURM_NTASKS", "1") != "1":
             slurm = {
                 "RANK": env["SLURM_PROCID"],
                 "WORLD_SIZE": env["SLURM_NTASKS"],
@@ -99,24 +99,21 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def is_offline() -> bool:
-    """Whether the user forbade the Hub (HF_HUB_OFFLINE)."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+def visible_gpus() -> list[str]:
+    """Name the NVIDIA GPUs that this process may use, without importing torch."""
+    present = [node.name[6:] for node in Path("/dev").glob("nvidia[0-9]*")]
+    numbers = sorted((name for name in present if name.isdecimal()), key=int)
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None or not numbers:
+        return numbers
+    return [name.strip() for name in allowed.split(",") if name.strip() not in {"", "-1"}]
 
 
-def _visible_gpus() -> int | None:
-    """Return how many GPUs CUDA_VISIBLE_DEVICES leaves visible, or None if it does not say."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return None
-    return len([device for device in visible.split(",") if device.strip() not in {"", "-1"}])
-
-
-def count_gpus() -> int:
-    """Count the NVIDIA GPUs this process may use, without importing torch."""
-    visible = _visible_gpus()
-    present = len([node for node in Path("/dev").glob("nvidia[0-9]*") if node.name[6:].isdecimal()])
-    return present if visible is None else min(visible, present)
+def use_one_gpu(index: int) -> None:
+    """Leave one GPU visible, the `index`-th in turn; call before CUDA starts. Nothing without GPUs."""
+    gpus = visible_gpus()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
 
 
 def quiet_libraries() -> None:
@@ -129,7 +126,7 @@ def quiet_libraries() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }.items():
         os.environ.setdefault(name, value)
-    if count_gpus() == 0:
+    if not visible_gpus():
         # Spares every rank a probe of all accelerators and a warning; never set where a GPU is.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

@@ -17,9 +17,9 @@ def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
     Control and format characters other than line breaks go (joiners that scripts need stay), runs of
     blanks become one space, runs of line breaks one newline, both ends are trimmed.
     """
-    text = unicodedata.normalize(form, _LINE_BREAKS.sub("\n", text))
-    text = _BLANKS.sub(" ", text)
+    text = _BLANKS.sub(" ", _LINE_BREAKS.sub("\n", text))  # tabs are controls too: blanks first
     text = "".join(char for char in text if char == "\n" or not _is_control(char))
+    text = _BLANKS.sub(" ", unicodedata.normalize(form, text))
     return _BLANK_LINES.sub("\n", text).strip()
 
 

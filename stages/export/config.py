@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config import Config
+from pipeline.config import Config, Number
 
 
 class ExportConfig(Config):
     """How the exported model is checked."""
 
-    logit_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    logit_tolerance: Annotated[Number, Field(gt=0)] = 1e-3
     """Largest difference from the trainer's logits, both in fp32, that is accepted."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, model_validator
 
-from pipeline.config import Config
+from pipeline.config import Config, Number
 
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -86,7 +86,7 @@ class ScratchModel(Config):
     """Width of the feed-forward layers."""
     max_positions: PositiveInt = 1024
     """Longest source or target in tokens."""
-    init_std: Annotated[float, Field(gt=0)] | None = None
+    init_std: Annotated[Number, Field(gt=0)] | None = None
     """Spread of the initial weights; None for 1/sqrt(d_model), without which small models fail."""
     sinusoid_positions: StrictBool = True
     """Start the learned position tables from sinusoids."""

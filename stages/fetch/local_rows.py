@@ -59,6 +59,11 @@ def _row(
                 f"{folder / origin}: column {column!r} holds {type(text).__name__} "
                 f"({str(text)[:40]}), expected text"
             )
+        if text and any("\ud800" <= char <= "\udfff" for char in text):
+            raise DataError(
+                f"{folder / origin}: column {column!r} holds half of a surrogate pair (a broken \\u escape), "
+                "which is no text; mend or remove the row"
+            )
         texts.append(text or "")
     given = values.get(columns.id)
     return RawRow(made_id if given is None else str(given), texts[0], texts[1], origin)
@@ -70,7 +75,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line.decode("utf-8"))
+                values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason})") from error
             except json.JSONDecodeError as error:

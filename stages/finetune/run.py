@@ -57,8 +57,9 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
         _logger.warning("%d rows exceed lane_tokens %d: each is a micro-batch alone", rows, bound)
     start = _resume(ranks, context)
     log = MetricsLog(context.work / "metrics.jsonl", start) if context.world.is_first else None
-    _train(config, context, ranks, curriculum, validation, log, start)
-    measured = _validate(ranks, validation, log, config.updates)
+    measured = _train(config, context, ranks, curriculum, validation, log, start)
+    if measured is None:  # nothing was left to train: the log has this measurement already
+        measured = validate(ranks, validation.task, validation.plan)
     _probe(ranks, valid, context.work / "probe.safetensors")
     if context.world.is_first:
         checkpoint.drop_old(context.work / "checkpoints", keep=1)
@@ -140,7 +141,9 @@ def _train(
     validation: Validation,
     log: MetricsLog | None,
     start: int,
-) -> None:
+) -> dict[str, float] | None:
+    """Run the updates that are left; returns the last validation losses, None if none was left."""
+    measured = None
     totals, clock = Totals(), time.monotonic()
     for number in range(start, config.updates):
         lr = learning_rate(number, config.updates, config.optimizer.lr, config.schedule)
@@ -151,8 +154,8 @@ def _train(
             _record(context, ranks, log, done, config, totals, lr, time.monotonic() - clock)
             totals, clock = Totals(), time.monotonic()
         is_last = done == config.updates
-        if config.validate_every and done % config.validate_every == 0 and not is_last:
-            _validate(ranks, validation, log, done)
+        if is_last or (config.validate_every and done % config.validate_every == 0):
+            measured = _validate(ranks, validation, log, done)
         if is_last or must_stop or done % config.checkpoint_every == 0:
             checkpoint.save(
                 ranks.engine,
@@ -165,6 +168,7 @@ def _train(
         if must_stop and not is_last:
             reason = context.stop.reason or "a request to another rank"
             raise Preempted(f"stopped by {reason} after update {done}, which is committed")
+    return measured
 
 
 def _validate(

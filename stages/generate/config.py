@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from pipeline.config import Config
+from pipeline.config import Config, Number
 
 Count = Annotated[StrictInt, Field(ge=0)]
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
@@ -23,7 +23,7 @@ class GenerateConfig(Config):
     """Fewest tokens, start token included: fairseq's min_len + 1."""
     max_length: Annotated[StrictInt, Field(ge=2)] = 142
     """Most tokens, start and end tokens included: fairseq's max_len_b + 2."""
-    length_penalty: float = 1.0
+    length_penalty: Number = 1.0
     """Exponent of the length that a beam's score is divided by."""
     no_repeat_ngram_size: Count = 0
     """No n-gram of this size comes twice; 0 for no ban."""

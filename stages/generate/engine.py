@@ -30,6 +30,8 @@ class Decoder:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        # transformers fills what our settings leave open from the model's own; it shall have none.
+        model.generation_config = GenerationConfig()
         self._model = model.to(self._device).eval()
         self._config = config
         self._settings = generation_settings(config, model.config)
@@ -86,12 +88,14 @@ class Decoder:
         if self._config.num_beams > 1:
             beam_scores: list[float] = output.sequences_scores.tolist()
             return beam_scores
-        # Greedy search reports no sequence score: the same formula over its own choices.
-        chosen = self._model.compute_transition_scores(
-            output.sequences, output.scores, normalize_logits=True
-        )
-        is_token = output.sequences[:, 1:] != self._settings.pad_token_id
-        total = torch.where(is_token, chosen, 0.0).sum(1)
+        # Greedy search reports no sequence score: beam search's formula over its choices, which is the
+        # model's own log-probability (bans do not renormalise it), and 0 for a forced token.
+        tokens = output.sequences[:, 1:]
+        log_p_BTV = torch.stack(output.logits, 1).float().log_softmax(-1)
+        chosen = log_p_BTV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        is_forced = torch.stack(output.scores, 1).isfinite().sum(-1) == 1
+        is_token = tokens != self._settings.pad_token_id
+        total = torch.where(is_token & ~is_forced, chosen, 0.0).sum(1)
         greedy: list[float] = (total / is_token.sum(1) ** self._config.length_penalty).tolist()
         return greedy
 
@@ -115,4 +119,5 @@ def generation_settings(config: GenerateConfig, model_config: object) -> Generat
         early_stopping=config.early_stopping if config.num_beams > 1 else False,
         return_dict_in_generate=True,
         output_scores=True,
+        output_logits=config.num_beams == 1,
     )

@@ -11,7 +11,7 @@ from pipeline.errors import DataError
 
 Splitter = Literal["newline", "simple", "punkt"]
 
-_SIMPLE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+_SIMPLE_END = re.compile(r"([.!?][\"')\]]*)\s+(?=[\"'(\[]*[A-Z0-9])")
 
 
 def split_sentences(text: str, splitter: Splitter) -> list[str]:
@@ -27,7 +27,7 @@ def split_sentences(text: str, splitter: Splitter) -> list[str]:
     if splitter == "newline":
         parts = text.split("\n")
     elif splitter == "simple":
-        parts = [part for line in text.split("\n") for part in _SIMPLE_END.split(line)]
+        parts = _SIMPLE_END.sub(r"\1\n", text).split("\n")
     else:
         try:
             parts = sent_tokenize(text)

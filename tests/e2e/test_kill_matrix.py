@@ -99,3 +99,17 @@ def test_killed_eight_times_on_its_way_one_run_still_ends_right(
     done = sumpipe("run", *DEMO, "--run-dir", run_dir)
     assert done.returncode == 0, done.stderr
     assert result_bytes(run_dir) == result_bytes(uninterrupted)
+
+
+def test_killed_alone_the_command_leaves_ranks_that_the_next_one_waits_for(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir = before("finetune", uninterrupted, tmp_path / "run")
+    process = start("run", *DEMO, "--run-dir", run_dir)
+    wait_for(process, functools.partial(is_there(f"{CHECKPOINTS}/update_00000015"), run_dir))
+    process.kill()
+    process.wait()
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert "earlier launch" in done.stderr
+    assert result_bytes(run_dir) == result_bytes(uninterrupted)

@@ -155,4 +155,4 @@ def shard_sleep(folder: Path, shard: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(STAGES, ToyRecipe))
+    sys.exit(main(STAGES, ToyRecipe, rank_module="tests.fakes.toy_stages", about="Toys"))

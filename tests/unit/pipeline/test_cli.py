@@ -38,7 +38,7 @@ OPTIONS = {
 
 
 def test_the_command_line_is_what_was_promised() -> None:
-    command = get_command(build_app(STAGES, SummarizationRecipe))
+    command = get_command(build_app(STAGES, SummarizationRecipe, "stages.rank", "Fine-tune"))
     assert isinstance(command, typer.core.TyperGroup)
     found = {
         name: {

@@ -192,7 +192,7 @@ def test_half_of_a_surrogate_pair_is_carried_or_refused_in_words(tmp_path: Path)
     try:
         rows = read(path)
     except DataError as error:
-        assert f"{path}, line 1" in str(error)
+        assert f"{path}:1" in str(error)
         return
     write_jsonl(tmp_path / "raw.jsonl", rows)
     assert list(read_jsonl(tmp_path / "raw.jsonl", RawRow)) == rows
