@@ -31,7 +31,7 @@ check: setup ## formatting, lint, types
 	$(BIN)/mypy
 
 bench: setup ## ratios against peers; see benchmarks/RESULTS.md
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(wildcard benchmarks/bench_*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean: ## remove the .venv and caches, never a run
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
