@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ STOP_GRACE_SECONDS = 300.0
 EXIT_GRACE_SECONDS = 40.0
 """How long ranks may outlive the launcher; it kills its own after 30 s."""
 _POLL_SECONDS = 0.2
+_LOST_PEER = re.compile("closed by peer|reset by peer|Broken pipe|Timed out waiting|NCCL", re.I)
+"""What a rank says when another one went away: a consequence, not a cause."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
         "rank": rank,
         "message": str(error) if is_ours else f"{type(error).__name__}: {error}",
         "is_for_people": is_ours,
+        "is_lost_peer": not is_ours and _LOST_PEER.search(str(error)) is not None,
         "exit_code": error.exit_code if isinstance(error, PipelineError) else 1,
         "utc": utc_now(),
         "time_s": time.time(),
@@ -182,19 +186,22 @@ def _session_members(session: int) -> list[psutil.Process]:
 
 
 def _failure(stage: str, log_dir: Path, code: int, seconds: float) -> PipelineError:
+    """Find the cause among what the ranks left: a user's mistake, another error, or silence."""
     errors: list[JSON] = [read_json(path) for path in sorted(log_dir.glob("rank*.error"))]
-    # A user's mistake first: the other ranks then only lost their peer.
-    errors.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
-    if not errors:
-        probe_storage(log_dir)  # on a full disk the ranks could not leave word
-        return LaunchError(
-            f"{stage}: its processes ended after {seconds:.0f} s without a commit or a message "
-            f"(launcher exit code {code}; 247 or 137 means killed, often by the out-of-memory "
-            f"killer). Logs: {log_dir}. Run the same command again to continue."
-        )
-    first = errors[0]
-    log = rank_file(log_dir, first["rank"], "log")
-    failure = LaunchError(f"{stage}, rank {first['rank']}: {first['message']}\nLog: {log}")
-    is_known = first["exit_code"] != EXIT_PREEMPTED
-    failure.exit_code = first["exit_code"] if is_known else 1
-    return failure
+    causes = [error for error in errors if not error["is_lost_peer"]]
+    causes.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
+    if causes:
+        first = causes[0]
+        log = rank_file(log_dir, first["rank"], "log")
+        failure = LaunchError(f"{stage}, rank {first['rank']}: {first['message']}\nLog: {log}")
+        failure.exit_code = 1 if first["exit_code"] == EXIT_PREEMPTED else first["exit_code"]
+        return failure
+    probe_storage(log_dir)  # on a full disk the ranks could not leave word
+    heard = {error["rank"] for error in errors}
+    started = {int(path.stem.removeprefix("rank")) for path in log_dir.glob("rank*.pid")}
+    silent = ", ".join(map(str, sorted(started - heard))) or "every rank"
+    return LaunchError(
+        f"{stage}: ended after {seconds:.0f} s without a commit; without a word: rank {silent}, which "
+        f"means killed, often by the out-of-memory killer (launcher exit code {code}). "
+        f"Logs: {log_dir}. Run the same command again to continue from the last checkpoint."
+    )

@@ -158,3 +158,18 @@ def test_stopped_in_training_it_checkpoints_and_leaves_nobody_behind(
     (newest,) = sorted((run_dir / "finetune.partial" / "checkpoints").glob("update_*"))[-1:]
     assert f"after update {int(newest.name[7:])}," in record["reason"]
     assert sumpipe("status", run_dir).returncode == 0
+
+
+def test_a_killed_rank_is_named_and_nobody_stays_behind(encoded: Path, tmp_path: Path) -> None:
+    run_dir = copy_run(encoded, tmp_path / "run")
+    arguments = ("run", TINY, "--run-dir", run_dir, "--processes", 2, "--to", "finetune")
+    process = start(*arguments, "--set", "finetune.updates=2000")
+    log = run_dir / "finetune.partial" / "metrics.jsonl"
+    wait_for(process, lambda: log.is_file() and len(log.read_bytes().splitlines()) > 3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (pid_file,) = (run_dir / "logs" / "finetune").glob("*/rank0001.pid")
+    psutil.Process(int(pid_file.read_text(encoding="ascii"))).kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "without a word: rank 1" in output
+    assert not [member for member in family if member.is_running()]
