@@ -80,6 +80,9 @@ class WarmStartConfig(Config):
 
     share: Share = 0.0
     """Share of the updates spent on it, from 0 to below 1; 0 for none."""
+    source_tokens: Annotated[StrictInt, Field(ge=4)] = 64
+    """Length in tokens to which documents are cut for it, <s> and </s> included: copying is learned
+    sooner from short ones."""
     mask: Share = 0.1
     """Share of source tokens replaced by <mask>."""
     target_tokens: Annotated[StrictInt, Field(ge=4)] = 16

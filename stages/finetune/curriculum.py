@@ -28,12 +28,9 @@ class Curriculum:
     def __init__(
         self, split: EncodedSplit, config: FinetuneConfig, seed: int, d_model: int, mask_id: int
     ) -> None:
-        warm = config.warm_start
         self._warm_updates = config.warm_start_updates
         self._summary = SummaryTask(split)
-        self._head = HeadTask(
-            split, mask=warm.mask, target_tokens=warm.target_tokens, mask_id=mask_id, seed=seed
-        )
+        self._head = HeadTask(split, config.warm_start, mask_id=mask_id, seed=seed)
         self.summary_plan = plan_of(self._summary, config, seed, d_model)
         self._head_plan = plan_of(self._head, config, seed, d_model) if self._warm_updates else None
         self._epoch = lru_cache(maxsize=1)(BatchPlan.epoch)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import CorruptArtifact
+from stages.finetune.config import WarmStartConfig
 from stages.finetune.model import Batch
 from stages.finetune.randomness import counter_seed
 
@@ -85,25 +86,27 @@ class HeadTask:
     """Document with masked tokens in, its own first tokens out: teaches a new model to read and copy."""
 
     def __init__(
-        self, split: EncodedSplit, *, mask: float, target_tokens: int, mask_id: int, seed: int
+        self, split: EncodedSplit, settings: WarmStartConfig, *, mask_id: int, seed: int
     ) -> None:
-        self._split, self._mask, self._mask_id, self._seed = split, mask, mask_id, seed
-        self._target_tokens = target_tokens
-        self.source_lengths = split.source_lengths
-        self.target_lengths = np.minimum(split.source_lengths, target_tokens)
+        self._split, self._settings, self._mask_id, self._seed = split, settings, mask_id, seed
+        self.source_lengths = np.minimum(split.source_lengths, settings.source_tokens)
+        self.target_lengths = np.minimum(self.source_lengths, settings.target_tokens)
 
     def row(self, row: int, epoch: int) -> tuple[Ids, Ids]:
         """Return the masked document and its head; the mask is drawn from (seed, epoch, row)."""
-        source = self._split.source(row)
-        head = source
-        if len(source) > self._target_tokens:
-            head = np.concatenate([source[: self._target_tokens - 1], source[-1:]])
+        source = _head(self._split.source(row), self._settings.source_tokens)
+        head = _head(source, self._settings.target_tokens)
         random = np.random.default_rng(counter_seed(self._seed, "mask", epoch, row))
         masked = source.copy()
-        hidden = random.random(len(source)) < self._mask
+        hidden = random.random(len(source)) < self._settings.mask
         hidden[[0, -1]] = False  # <s> and </s> stay
         masked[hidden] = self._mask_id
         return masked, head
+
+
+def _head(ids: Ids, limit: int) -> Ids:
+    """Cut to `limit` tokens, the last of them </s>."""
+    return ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
 
 
 Task = SummaryTask | HeadTask

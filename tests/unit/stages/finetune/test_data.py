@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import CorruptArtifact
+from stages.finetune.config import WarmStartConfig
 from stages.finetune.data import EncodedSplit, HeadTask, SummaryTask, collate
 
 PAD, START, MASK = 1, 2, 99
@@ -123,7 +124,8 @@ def test_masks_cover_exactly_the_tokens() -> None:
 def head_task(folder: Path, *, mask: float = 0.3, count: int = 40, seed: int = 1) -> HeadTask:
     folder.mkdir(exist_ok=True)
     split = split_of(folder, random_rows(count, 5, longest=60))
-    return HeadTask(split, mask=mask, target_tokens=16, mask_id=MASK, seed=seed)
+    settings = WarmStartConfig(source_tokens=64, mask=mask, target_tokens=16)
+    return HeadTask(split, settings, mask_id=MASK, seed=seed)
 
 
 def test_head_task_masks_about_the_share_asked_for(tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_mask_is_a_function_of_seed_epoch_and_row(tmp_path: Path) -> None:
 def test_masking_leaves_the_encoded_rows_alone(tmp_path: Path) -> None:
     rows = random_rows(10, 6)
     split = split_of(tmp_path, rows)
-    task = HeadTask(split, mask=0.9, target_tokens=16, mask_id=MASK, seed=1)
+    task = HeadTask(split, WarmStartConfig(source_tokens=512, mask=0.9), mask_id=MASK, seed=1)
     for row in range(10):
         task.row(row, 0)
     assert [split.source(row).tolist() for row in range(10)] == [source for source, _ in rows]
@@ -183,3 +185,15 @@ def test_masking_leaves_the_encoded_rows_alone(tmp_path: Path) -> None:
 def test_mask_0_hides_nothing(tmp_path: Path) -> None:
     task = head_task(tmp_path, mask=0.0)
     assert not any((task.row(row, 0)[0] == MASK).any() for row in range(40))
+
+
+def test_documents_are_cut_for_the_warm_start(tmp_path: Path) -> None:
+    rows = random_rows(40, 5, longest=60)
+    settings = WarmStartConfig(source_tokens=20, mask=0.0, target_tokens=8)
+    task = HeadTask(split_of(tmp_path, rows), settings, mask_id=MASK, seed=1)
+    for row, (plain, _) in enumerate(rows):
+        source, head = (ids.tolist() for ids in task.row(row, 0))
+        assert source == (plain if len(plain) <= 20 else [*plain[:19], 2])
+        assert head == (source if len(source) <= 8 else [*source[:7], 2])
+        assert len(source) == task.source_lengths[row]
+        assert len(head) == task.target_lengths[row]
