@@ -44,6 +44,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value; repeatable."),
 ]
+_NOTHING_LEFT = "Everything is done; nothing was run."
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -134,9 +136,10 @@ def build_app(
             return
         decisions = _checked(look(), place)
         todo = [decision for decision in decisions if decision.action is not Action.SKIP]
-        if not todo and not redo:
+        is_recorded = place.recipe.is_file() and place.recipe.read_text(encoding="utf-8") == text
+        if not todo and not redo and is_recorded:
             _show_end(decisions, place)
-            print("Everything is done; nothing was run.")
+            print(_NOTHING_LEFT)
             return
         run_dir.mkdir(parents=True, exist_ok=True)
         limit_threads(execution.threads)
@@ -147,12 +150,15 @@ def build_app(
             start_logging(place.logs("run") / log_name, console=True)
             place.sweep()
             for stage in reversed(redo):
+                _logger.info("%-8s is removed, as --restart-from asks", stage)
                 place.remove(stage)
             write_atomic(place.recipe, text)
             hash_file.save()
             session = Session(resolved, place, execution, stop, token, rank_module)
             _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
         _show_end(decisions, place)
+        if not todo and not redo:
+            print(_NOTHING_LEFT)
 
     @app.command("plan")
     def plan_command(

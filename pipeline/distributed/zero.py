@@ -56,8 +56,11 @@ class ZeroEngine:
         optimizer = torch.optim.AdamW(
             [dict(group) for group in groups], lr=0.0, betas=betas, eps=eps
         )
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        self.settings = merge_settings(profile, parameters, lane_slots, precision, clip_norm)
+        self.parameter_count = sum(parameter.numel() for parameter in module.parameters())
+        """Counted before ZeRO-3 empties the parameters on each rank."""
+        self.settings = merge_settings(
+            profile, self.parameter_count, lane_slots, precision, clip_norm
+        )
         self._world = world
         self._lane_slots = lane_slots
         self._engine, self._optimizer, _, _ = deepspeed.initialize(

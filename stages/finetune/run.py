@@ -71,7 +71,7 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
         "updates": config.updates,
         "warm_start_updates": config.warm_start_updates,
         "epochs": round(epochs, 3),
-        "parameters": sum(parameter.numel() for parameter in _bart(ranks).parameters()),
+        "parameters": ranks.engine.parameter_count,
         "rows_over_lane_tokens": curriculum.summary_plan.oversized,
         "idle_share": idle_share(config.batch.lanes, context.world.size),
     }

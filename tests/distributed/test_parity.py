@@ -68,3 +68,13 @@ def test_one_process_agrees_with_two(prepared: Path, reference: Path, tmp_path: 
     (rank,) = by_hand(run_dir, "zero2", 1)
     assert rank.returncode == 0, rank.stderr
     assert largest_difference(run_dir, reference) <= 2e-5
+
+
+def test_bf16_follows_fp32(prepared: Path, reference: Path, tmp_path: Path) -> None:
+    run_dir = copy_run(prepared, tmp_path / "run")
+    changed = ("--set", "finetune.precision=bf16")
+    done = sumpipe("run", TINY, "--run-dir", run_dir, "--to", "encode", *changed)
+    assert "nothing was run" in done.stdout
+    (rank,) = by_hand(run_dir, "zero2", 1)
+    assert rank.returncode == 0, rank.stderr
+    assert 0 < largest_difference(run_dir, reference) <= 5e-2
