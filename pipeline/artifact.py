@@ -233,10 +233,23 @@ class RunDir:
         fsync_directory(self.root)
         return Artifact(final, manifest)
 
+    def require_removable(self, stage: str) -> None:
+        """Raise CorruptArtifact unless what would be deleted for a stage was made by it."""
+        for path in (self.committed(stage), self.partial(stage)):
+            is_empty = path.is_dir() and not any(path.iterdir())
+            if path.exists() and not is_empty and not (path / "payload.json").is_file():
+                raise CorruptArtifact(
+                    f"{path}: has no payload.json, so it was not made by the {stage} stage and is not "
+                    "deleted; move it away, or choose another --run-dir"
+                )
+
     def remove(self, stage: str) -> None:
         """Delete a stage's artifact and partial work; a crash in between leaves no half artifact."""
+        self.require_removable(stage)
         for path in (self.committed(stage), self.partial(stage)):
-            if path.exists():
+            if path.is_symlink():
+                path.unlink()
+            elif path.exists():
                 doomed = self.root / f".removed-{stage}-{time.time_ns()}"
                 path.rename(doomed)
                 shutil.rmtree(doomed)
@@ -247,13 +260,34 @@ class RunDir:
             shutil.rmtree(doomed)
 
 
+def new_or_own(root: Path) -> RunDir:
+    """Return the run directory at `root`, to be made or continued.
+
+    Raises:
+        ConfigError: If a folder is there that holds something else: no run may mix with it.
+    """
+    run_dir = RunDir(root.resolve())
+    if root.is_dir() and not run_dir.recipe.is_file():
+        strangers = [
+            child.name
+            for child in root.iterdir()
+            if not child.name.startswith(".") and child.name != "logs"
+        ]
+        if strangers:
+            raise ConfigError(
+                f"{root}: is no run directory (it has no recipe.yaml) and is not empty (it holds "
+                f"{min(strangers)}); choose another --run-dir"
+            )
+    return run_dir
+
+
 def require_run_dir(root: Path) -> RunDir:
     """Return the run directory at `root`.
 
     Raises:
         ConfigError: If there is none.
     """
-    run_dir = RunDir(root)
+    run_dir = RunDir(root.resolve())
     if not run_dir.recipe.is_file():
         raise ConfigError(f"{root}: is not a run directory (it has no recipe.yaml)")
     return run_dir

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from pipeline import lease
-from pipeline.artifact import RunDir
+from pipeline.artifact import RunDir, new_or_own
 from pipeline.config import JSON
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
@@ -24,10 +24,16 @@ from pipeline.distributed.world import (
     thread_count,
     visible_gpus,
 )
-from pipeline.errors import EXIT_DONE, ConfigError, PipelineError, storage_error
+from pipeline.errors import (
+    EXIT_DONE,
+    ConfigError,
+    PipelineError,
+    StaleArtifact,
+    storage_error,
+)
 from pipeline.files import write_atomic
 from pipeline.log import print_table, start_logging
-from pipeline.planner import Action, Decision, plan, select
+from pipeline.planner import INPUT_STALE, Action, Decision, plan, select
 from pipeline.preemption import StopFlag
 from pipeline.provenance import utc_now
 from pipeline.recipe import packaged_names, resolve
@@ -128,7 +134,7 @@ def build_app(
         execution = Execution(
             processes or len(visible_gpus()) or 1, thread_count(), find_profile(ds_config)
         )
-        place = RunDir(run_dir)
+        place = new_or_own(run_dir)
         hash_file = HashCache(place.hash_cache)
         look = functools.partial(plan, stages, resolved, place, hash_file, selected, redo)
         if dry_run:
@@ -141,7 +147,12 @@ def build_app(
             _show_end(decisions, place)
             print(_NOTHING_LEFT)
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
+        for decision in todo:
+            if decision.stage.check is not None:
+                decision.stage.check(getattr(resolved, decision.stage.name), execution)
+        for stage in redo:
+            place.require_removable(stage)
+        place.root.mkdir(parents=True, exist_ok=True)
         limit_threads(execution.threads)
         stop = StopFlag()
         stop.listen()
@@ -166,7 +177,7 @@ def build_app(
     ) -> None:
         """Say what would run, and why."""
         resolved, _ = resolve(recipe_type, recipe, overrides or [])
-        place = RunDir(run_dir)
+        place = RunDir(run_dir.resolve())
         decisions = plan(stages, resolved, place, HashCache(place.hash_cache))
         if as_json:
             print(json.dumps([_as_json(decision) for decision in decisions], indent=2))
@@ -203,6 +214,9 @@ def _checked(decisions: list[Decision], run_dir: RunDir) -> list[Decision]:
     for decision in decisions:
         if decision.action is Action.BLOCKED:
             name, reason = decision.stage.name, decision.reason
+            if reason.startswith(INPUT_STALE):
+                source = reason.removeprefix(INPUT_STALE).split(":")[0]
+                raise StaleArtifact(f"{name}: {reason}; redo it with --restart-from {source}")
             raise ConfigError(f"{name}: {reason}; run without --from and --only")
     return decisions
 

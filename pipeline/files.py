@@ -36,6 +36,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     fsync_directory(path.parent)
 
 
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, its bytes on disk first."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

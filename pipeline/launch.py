@@ -22,7 +22,7 @@ import psutil
 
 from pipeline.artifact import RunDir
 from pipeline.config import JSON
-from pipeline.distributed.world import free_port
+from pipeline.distributed.world import free_port, visible_gpus
 from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
 from pipeline.files import probe_storage, read_json, write_json
 from pipeline.preemption import StopFlag, is_alive
@@ -78,6 +78,8 @@ def launch_command(
         *("--module", rank_module, stage),
         *("--run-dir", str(run_dir.root), "--ds-config", str(execution.ds_profile)),
         *("--lease", token, "--supervisor", str(os.getpid()), "--log-dir", str(log_dir)),
+        # The launcher shows its ranks GPUs 0 to N-1, whichever ones were given to us.
+        *("--gpus", ",".join(visible_gpus())),
     ]
 
 
@@ -102,12 +104,16 @@ def launch_group(
     log_dir = run_dir.logs(stage) / f"{utc_now().replace(':', '')}-{os.getpid()}"
     log_dir.mkdir(parents=True, exist_ok=True)
     _wait_for_leftovers(rank_module, run_dir, stage)
+    run_dir.preempted.unlink(missing_ok=True)  # the word of those that just left is not ours
     command = launch_command(rank_module, stage, run_dir, execution, token, log_dir)
     _logger.info("%-8s %d process(es), logs in %s", stage, execution.processes, log_dir)
     launcher = subprocess.Popen(command, start_new_session=True)
     try:
         _supervise(launcher, log_dir, stop)
     finally:
+        _signal_ranks(
+            launcher.pid, log_dir
+        )  # healthy ranks of a dead launcher can still checkpoint
         _end_session(launcher.pid)
     if run_dir.committed(stage).is_dir():
         return

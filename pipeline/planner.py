@@ -8,11 +8,12 @@ from enum import StrEnum
 
 from pipeline.artifact import RunDir
 from pipeline.config import JSON, diff, fingerprint
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.files import read_json
 from pipeline.stage import HashFile, Recipe, Stage
 
 ASKED = "asked for anew"
+INPUT_STALE = "stale input "
 
 
 class Action(StrEnum):
@@ -79,10 +80,20 @@ def plan(
     decisions: dict[str, Decision] = {}
     for stage in stages:
         inputs = {name: decisions[name].fingerprint for name in stage.inputs}
-        payload = stage.payload(recipe, inputs, hash_file)
-        action, reason = _state(stage, payload, run_dir, decisions, absent=stage.name in redo)
+        is_asked = stage.name in redo
+        try:
+            payload = stage.payload(recipe, inputs, hash_file)
+        except DataError as error:
+            artifact = None if is_asked else run_dir.artifact(stage.name)
+            if artifact is None:
+                raise
+            reason = f"done; not compared with its source, which is gone ({error})"
+            payload = artifact.manifest.payload
+            decisions[stage.name] = Decision(stage, Action.SKIP, reason, payload)
+            continue
+        action, reason = _state(stage, payload, run_dir, decisions, absent=is_asked)
         decisions[stage.name] = Decision(stage, action, reason, payload)
-    _spare_unneeded(stages, decisions)
+    _spare_unneeded(stages, decisions, wanted)
     for stage in stages:
         _check_inputs(stage, decisions, wanted)
     return [decisions[stage.name] for stage in stages if stage.name in wanted]
@@ -131,11 +142,15 @@ def _progress(run_dir: RunDir, stage: Stage) -> str:
     return f"partial work found ({state['unit']} {state['done']}/{state['total']})"
 
 
-def _spare_unneeded(stages: Sequence[Stage], decisions: dict[str, Decision]) -> None:
-    """Skip a missing stage whose every reader is done: a deleted intermediate is not rebuilt."""
+def _spare_unneeded(
+    stages: Sequence[Stage], decisions: dict[str, Decision], wanted: set[str]
+) -> None:
+    """Skip a missing stage whose every wanted reader is done: a deleted intermediate is not rebuilt."""
     for stage in reversed(stages):
         decision = decisions[stage.name]
-        readers = [other.name for other in stages if stage.name in other.inputs]
+        readers = [
+            other.name for other in stages if stage.name in other.inputs and other.name in wanted
+        ]
         if decision.action is not Action.RUN or not readers or decision.reason == ASKED:
             continue
         if all(decisions[name].action is Action.SKIP for name in readers):
@@ -151,7 +166,7 @@ def _check_inputs(stage: Stage, decisions: dict[str, Decision], wanted: set[str]
     for name in stage.inputs:
         upstream = decisions[name].action
         if upstream is Action.STALE and decision.action is not Action.STALE:
-            reason = f"input {name} is stale"
+            reason = f"{INPUT_STALE}{name}: {decisions[name].reason}"
             decisions[stage.name] = Decision(stage, Action.BLOCKED, reason, decision.payload)
             return
         if upstream is not Action.SKIP and name not in wanted:

@@ -17,14 +17,20 @@ from pipeline.artifact import RunDir, require_run_dir
 from pipeline.config import JSON, load_yaml, validate
 from pipeline.distributed import collectives
 from pipeline.distributed.profile import find_profile
-from pipeline.distributed.world import World, job_id, quiet_libraries, thread_count
+from pipeline.distributed.world import (
+    World,
+    job_id,
+    quiet_libraries,
+    show_gpus,
+    thread_count,
+)
 from pipeline.errors import EXIT_DONE, ConfigError, PipelineError, Preempted, storage_error
 from pipeline.launch import rank_file, write_error
 from pipeline.log import Progress, start_logging
 from pipeline.planner import Action, plan, select
 from pipeline.preemption import StopFlag
 from pipeline.runner import HashCache, Session, call_stage, commit, record_preemption, refuse_stale
-from pipeline.stage import Execution, Recipe, Stage
+from pipeline.stage import Execution, Launch, Recipe, Stage
 
 _logger = logging.getLogger(__name__)
 _file_only = logging.getLogger("rank")
@@ -34,6 +40,11 @@ def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]
     """Run one rank of a stage to its commit; returns the exit code."""
     quiet_libraries()
     options = _parse(argv)
+    if options.gpus:
+        show_gpus(options.gpus)
+    # Before the pid file, which invites the supervisor's signal.
+    stop = StopFlag()
+    stop.listen()
     world = None
     log_dir = options.log_dir
     try:
@@ -41,7 +52,7 @@ def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]
         log_dir = log_dir or options.run_dir / "logs" / options.stage / f"port-{world.master_port}"
         start_logging(rank_file(log_dir, world.rank, "log"), console=world.is_first)
         rank_file(log_dir, world.rank, "pid").write_text(str(os.getpid()), encoding="ascii")
-        _run(stages, recipe_type, options, world)
+        _run(stages, recipe_type, options, world, stop)
     except Exception as error:  # noqa: BLE001 - the last frame of the process: report and exit
         return _report(error, log_dir, world, is_supervised=options.supervisor is not None)
     return EXIT_DONE
@@ -56,6 +67,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ds-config", default="zero2", help="sharding profile: a name or a path")
     parser.add_argument("--lease", help="token of the supervising process's hold of the run")
     parser.add_argument("--supervisor", type=int, help="pid to stop with")
+    parser.add_argument("--gpus", default="", help="GPUs of this launch, by CUDA's names")
     parser.add_argument("--log-dir", type=Path, help="where this launch logs")
     parser.add_argument("--local_rank", help="ignored; `deepspeed` passes it, LOCAL_RANK is used")
     return parser.parse_args(argv)
@@ -66,19 +78,22 @@ def _run(
     recipe_type: type[Recipe],
     options: argparse.Namespace,
     world: World,
+    stop: StopFlag,
 ) -> None:
     run_dir = require_run_dir(options.run_dir)
     recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
     stage = select(stages, options.stage, options.stage)[0]
-    stop = StopFlag()
-    stop.listen()
+    if stage.launch is not Launch.GROUP and world.size > 1:
+        raise ConfigError(
+            f"{stage.name} is no stage for a group of ranks: use `sumpipe run --processes {world.size}`"
+        )
     if options.supervisor is not None:
         stop.watch_supervisor(options.supervisor)
     threads = thread_count()
     started = time.monotonic()
     execution = Execution(world.size, threads, find_profile(options.ds_config))
     with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
-        session = Session(recipe, run_dir, execution, stop, token, sys.argv[0])
+        session = Session(recipe, run_dir, execution, stop, token, __name__)
         payload = _payload(stages, stage, session, is_supervised=options.lease is not None)
         if payload is None:
             return

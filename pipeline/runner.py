@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.distributed.world import World, job_id
 from pipeline.errors import CorruptArtifact, PipelineError, Preempted, StaleArtifact
-from pipeline.files import read_json, sha256_file, write_json
+from pipeline.files import probe_storage, read_json, sha256_file, write_json
 from pipeline.launch import launch_group
 from pipeline.log import Progress
 from pipeline.planner import Action, Decision
@@ -157,7 +157,13 @@ def call_stage(
         progress=progress,
         guard=session.guard,
     )
-    return stage.load()(getattr(session.recipe, stage.name), context)
+    try:
+        return stage.load()(getattr(session.recipe, stage.name), context)
+    except (PipelineError, OSError):
+        raise
+    except Exception:
+        probe_storage(context.work)  # libraries report a full disk as errors of their own
+        raise
 
 
 def commit(

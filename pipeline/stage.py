@@ -84,8 +84,8 @@ class StageFunction(Protocol):
 class Identity(Protocol):
     """Turns a configuration that names outside files into one that holds their contents' hashes."""
 
-    def __call__(self, config: Any, hash_file: HashFile) -> JSON:
-        """Return what is hashed in place of the plain configuration."""
+    def __call__(self, config: Any, seed: int, hash_file: HashFile) -> JSON:
+        """Return what is hashed in place of the plain configuration; the seed only if it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ class Stage:
     launch: Launch = Launch.LOCAL
     seeded: bool = False
     identity: Identity | None = None
+    check: Callable[[Any, Execution], None] | None = None
+    """Raises ConfigError if the configuration cannot be carried out in this way; before any work."""
 
     def payload(self, recipe: Recipe, inputs: Mapping[str, str], hash_file: HashFile) -> JSON:
         """Return what identifies this stage's output.
@@ -112,7 +114,9 @@ class Stage:
             hash_file: Hashes files that the section names.
         """
         section: Config = getattr(recipe, self.name)
-        config = self.identity(section, hash_file) if self.identity else section.identity()
+        config = (
+            self.identity(section, recipe.seed, hash_file) if self.identity else section.identity()
+        )
         payload: JSON = {"stage": self.name, "version": self.version, "config": config}
         if self.seeded:
             payload["seed"] = recipe.seed

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pipeline.stage import Launch, Stage
 from stages.fetch.identity import identity as fetch_identity
+from stages.finetune.config import check_launch
 
 STAGES = (
-    Stage("fetch", 1, (), "stages.fetch.run:run", seeded=True, identity=fetch_identity),
+    Stage("fetch", 1, (), "stages.fetch.run:run", identity=fetch_identity),
     Stage("clean", 1, ("fetch",), "stages.clean.run:run"),
     Stage("encode", 1, ("fetch", "clean"), "stages.encode.run:run"),
-    Stage("finetune", 1, ("fetch", "encode"), "stages.finetune.run:run", Launch.GROUP, seeded=True),
+    Stage(
+        "finetune",
+        1,
+        ("fetch", "encode"),
+        "stages.finetune.run:run",
+        Launch.GROUP,
+        seeded=True,
+        check=check_launch,
+    ),
     Stage("export", 1, ("fetch", "encode", "finetune"), "stages.export.run:run"),
     Stage("generate", 1, ("encode", "export"), "stages.generate.run:run"),
     Stage("score", 1, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import CorruptArtifact
+from pipeline.files import publish
 
 SPLITS = ("train", "valid", "test")
 
@@ -58,7 +59,7 @@ def write_jsonl(path: Path, records: Iterable[RawRow | Example | Prediction]) ->
         for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             count += 1
-    temporary.replace(path)
+    publish(temporary, path)
     return count
 
 

@@ -22,6 +22,20 @@ OWNED_BY_RECIPE = {
     "amp": "finetune.precision",
 }
 
+# What spreads state and work over ranks, or shows it, and leaves every update the same.
+_SHARDING = {
+    *("stage", "reduce_bucket_size", "allgather_bucket_size", "allgather_partitions"),
+    *("reduce_scatter", "overlap_comm", "contiguous_gradients", "round_robin_gradients"),
+    *("offload_optimizer", "offload_param", "sub_group_size", "use_multi_rank_bucket_allreduce"),
+    *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
+    *("stage3_model_persistence_threshold", "stage3_max_live_parameters"),
+    *("stage3_max_reuse_distance", "stage3_gather_16bit_weights_on_model_save"),
+}
+_BESIDE = {
+    *("zero_optimization", "zero_force_ds_cpu_optimizer", "aio"),
+    *("wall_clock_breakdown", "memory_breakdown", "flops_profiler", "comms_logger"),
+}
+
 
 def profiles_folder() -> Path:
     """Return the checkout's ds_configs/.
@@ -79,6 +93,16 @@ def load_profile(path: Path) -> JSON:
     sharding = profile.get("zero_optimization", {})
     if not isinstance(sharding, dict):
         raise ConfigError(f"{path}: zero_optimization is {sharding!r}; expected an object")
+    for keys, allowed, where in (
+        (profile, _BESIDE, ""),
+        (sharding, _SHARDING, "zero_optimization."),
+    ):
+        strange = sorted(set(keys) - allowed)
+        if strange:
+            raise ConfigError(
+                f"{path}: {where}{strange[0]} is no sharding setting, and might change the updates, which a "
+                f"profile must not; allowed here: {', '.join(sorted(allowed))}"
+            )
     stage = sharding.get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage is {stage!r}; allowed: 0, 1, 2, 3")

@@ -109,6 +109,11 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in allowed.split(",") if name.strip() not in {"", "-1"}]
 
 
+def show_gpus(names: str) -> None:
+    """Make just these GPUs visible, by CUDA's names; call before CUDA starts."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = names
+
+
 def use_one_gpu(index: int) -> None:
     """Leave one GPU visible, the `index`-th in turn; call before CUDA starts. Nothing without GPUs."""
     gpus = visible_gpus()

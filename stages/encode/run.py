@@ -9,6 +9,7 @@ import pyarrow.compute
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.files import publish
 from pipeline.stage import Metrics, StageContext
 from stages.encode.config import EncodeConfig
 from stages.schema import SPLITS, Example, read_jsonl
@@ -68,7 +69,7 @@ def _encode(
         ("source", [row.document for row in rows], config.max_source_tokens),
         ("target", [row.summary for row in rows], config.max_target_tokens),
     ):
-        for row, ids in zip(rows, tokenizer(texts, verbose=False)["input_ids"], strict=True):
+        for row, ids in zip(rows, _token_ids(tokenizer, texts), strict=True):
             kept, lost = _truncate(ids, limit)
             if lost and config.truncation == "fail":
                 raise DataError(
@@ -78,6 +79,13 @@ def _encode(
             columns[f"{role}_ids"].append(kept)
             columns[f"{role}_tokens_lost"].append(lost)
     return pa.table(columns, schema=_SCHEMA)
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Tokenise; a text that holds the letters `</s>` keeps them as letters, not as the end token."""
+    encoded = tokenizer(texts, verbose=False, split_special_tokens=True)
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
 
 
 def _truncate(ids: list[int], limit: int) -> tuple[list[int], int]:
@@ -91,7 +99,7 @@ def _write(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         writer.write_table(table)
-    temporary.replace(path)
+    publish(temporary, path)
 
 
 def _count(table: pa.Table, split: str) -> Metrics:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetsError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from pipeline.errors import DataError
 from stages.fetch.config import HubDataset, HubModel
+from stages.fetch.rows import checked_rows
 from stages.schema import RawRow
 
 _MODEL_FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model")
@@ -41,31 +42,16 @@ def hub_rows(dataset: HubDataset, split: str, cache: Path) -> Iterator[RawRow]:
             revision=dataset.revision,
             cache_dir=str(cache),
         )
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises for all of these
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(
             f"dataset {dataset.path}, split {name}: {error}. {_NETWORK_HELP}"
         ) from error
-    columns = dataset.columns
-    missing = [c for c in (columns.document, columns.summary) if c not in rows.column_names]
-    if missing:
-        raise DataError(
-            f"dataset {dataset.path}: has no column {missing[0]!r}; it has "
-            f"{', '.join(rows.column_names)}. Map yours with --set fetch.dataset.columns..."
-        )
-    for number, values in enumerate(rows):
-        yield _row(values, columns.document, columns.summary, columns.id, split, number)
+    found = ((f"{split}:{number}", values) for number, values in enumerate(rows))
+    yield from checked_rows(found, dataset.path, split, dataset.columns)
 
 
-def _row(
-    values: dict[str, Any], document: str, summary: str, id_column: str, split: str, number: int
-) -> RawRow:
-    given = values.get(id_column)
-    made = f"{split}-{number:07d}" if given is None else str(given)
-    return RawRow(made, values[document] or "", values[summary] or "", f"{split}:{number}")
-
-
-def hub_model(model: HubModel, target: Path) -> str:
-    """Download a model and its tokenizer into `target`; returns the commit it came from.
+def hub_model(model: HubModel, target: Path) -> None:
+    """Download a model and its tokenizer into `target`.
 
     Interrupted downloads continue; files are checked by the Hub's checksums.
 
@@ -83,4 +69,3 @@ def hub_model(model: HubModel, target: Path) -> str:
         raise DataError(f"model {model.path}: {error}. {_NETWORK_HELP}") from error
     if not list(Path(folder).glob("*.safetensors")):
         raise DataError(f"model {model.path} at {model.revision}: has no safetensors weights")
-    return model.revision

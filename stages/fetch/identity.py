@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config import JSON
 from pipeline.errors import DataError
 from pipeline.stage import HashFile
-from stages.fetch.config import FetchConfig, LocalDataset, LocalModel, ScratchModel
+from stages.fetch.config import DemoDataset, FetchConfig, LocalDataset, LocalModel, ScratchModel
 from stages.schema import SPLITS
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -65,8 +65,8 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def identity(config: FetchConfig, hash_file: HashFile) -> JSON:
-    """Return what is hashed for fetch: the settings, with paths replaced by contents."""
+def identity(config: FetchConfig, seed: int, hash_file: HashFile) -> JSON:
+    """Return what is hashed for fetch: the settings, paths replaced by contents, the seed if used."""
     dataset, model = config.dataset.identity(), config.model.identity()
     if isinstance(config.dataset, LocalDataset):
         files = split_files(config.dataset.path)
@@ -76,4 +76,5 @@ def identity(config: FetchConfig, hash_file: HashFile) -> JSON:
         model["path"] = {path.name: hash_file(path) for path in files_here}
     if isinstance(config.model, ScratchModel) and config.model.bpe is not None:
         model["bpe"] = {path.name: hash_file(path) for path in bpe_files(config.model.bpe)}
-    return {"dataset": dataset, "model": model}
+    is_random = isinstance(config.dataset, DemoDataset) or isinstance(config.model, ScratchModel)
+    return {"dataset": dataset, "model": model, **({"seed": seed} if is_random else {})}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
 from stages.fetch.config import Columns
+from stages.fetch.rows import checked_rows
 from stages.schema import RawRow
 
 
@@ -29,44 +30,7 @@ def read_rows(path: Path, split: str, columns: Columns) -> Iterator[RawRow]:
         DataError: At the first row that is malformed or lacks a column, with file, line and what to do.
     """
     read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix]
-    seen: dict[str, str] = {}
-    for number, (origin, values) in enumerate(read(path)):
-        row = _row(values, origin, f"{split}-{number:07d}", columns, path.parent)
-        if row.id in seen:
-            raise DataError(
-                f"{path.parent / origin}: id {row.id!r} was given before, in {seen[row.id]}; ids must "
-                "be unique within a split"
-            )
-        seen[row.id] = origin
-        yield row
-
-
-def _row(
-    values: dict[str, Any], origin: str, made_id: str, columns: Columns, folder: Path
-) -> RawRow:
-    texts = []
-    for role in ("document", "summary"):
-        column = getattr(columns, role)
-        if column not in values:
-            present = ", ".join(map(str, values)) or "none"
-            raise DataError(
-                f"{folder / origin}: has no column {column!r}; columns here: {present}. Map yours with "
-                f"--set fetch.dataset.columns.{role}=NAME"
-            )
-        text = values[column]
-        if text is not None and not isinstance(text, str):
-            raise DataError(
-                f"{folder / origin}: column {column!r} holds {type(text).__name__} "
-                f"({str(text)[:40]}), expected text"
-            )
-        if text and any("\ud800" <= char <= "\udfff" for char in text):
-            raise DataError(
-                f"{folder / origin}: column {column!r} holds half of a surrogate pair (a broken \\u escape), "
-                "which is no text; mend or remove the row"
-            )
-        texts.append(text or "")
-    given = values.get(columns.id)
-    return RawRow(made_id if given is None else str(given), texts[0], texts[1], origin)
+    yield from checked_rows(read(path), str(path.parent), split, columns)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,6 +47,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"{path}, line {number}: is not valid JSON ({error.msg} at column {error.colno}); "
                     "mend or remove the line"
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number or a nesting beyond all bounds
+                raise DataError(f"{path}, line {number}: cannot be read ({error})") from error
             if not isinstance(values, dict):
                 raise DataError(
                     f"{path}, line {number}: expected a JSON object, found {type(values).__name__}"
@@ -117,5 +83,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for values in batch.to_pylist():
                     number += 1
                     yield f"{path.name}:{number}", values
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: is not a readable Parquet file ({error})") from error

@@ -77,8 +77,7 @@ def _bring_model(config: FetchConfig, context: StageContext) -> None:
         return
     model = config.model
     if isinstance(model, HubModel):
-        commit = hub_model(model, partial)  # continues what an earlier attempt left
-        _logger.info("model %s at %s", model.path, commit)
+        hub_model(model, partial)  # continues what an earlier attempt left
         shutil.rmtree(partial / ".cache", ignore_errors=True)
     else:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt, model_validator
 
 from pipeline.config import EXECUTION_ONLY, Config, Number
+from pipeline.errors import ConfigError
+from pipeline.stage import Execution
 
 Count = Annotated[StrictInt, Field(ge=0)]
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
@@ -120,7 +122,7 @@ class FinetuneConfig(Config):
     @property
     def warm_start_updates(self) -> int:
         """First updates, spent on the warm start."""
-        return int(self.warm_start.share * self.updates)
+        return round(self.warm_start.share * self.updates)
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> FinetuneConfig:
@@ -130,3 +132,13 @@ class FinetuneConfig(Config):
                 f"schedule.warmup_updates {warmup} must be less than updates {self.updates}"
             )
         return self
+
+
+def check_launch(config: FinetuneConfig, execution: Execution) -> None:
+    """Raise ConfigError if there are more processes than lanes."""
+    lanes, size = config.batch.lanes, execution.processes
+    if size > lanes:
+        raise ConfigError(
+            f"{size} processes, but finetune.batch.lanes is {lanes}: use --processes {lanes} or fewer, or "
+            "raise lanes (which changes the recipe's updates)"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from pipeline.files import write_atomic
@@ -23,6 +24,8 @@ class MetricsLog:
         """Append one record: values after `update` updates."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"update": update, **values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, float]]:

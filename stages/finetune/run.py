@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, BartForConditionalGeneration
 from pipeline.distributed import checkpoint
 from pipeline.distributed.profile import load_profile
 from pipeline.distributed.zero import ZeroEngine
-from pipeline.errors import ConfigError, Preempted
+from pipeline.errors import Preempted
 from pipeline.stage import Metrics, StageContext
 from stages.finetune.batch_plan import BatchPlan, idle_share, lane_slots
-from stages.finetune.config import FinetuneConfig
+from stages.finetune.config import FinetuneConfig, check_launch
 from stages.finetune.curriculum import Curriculum, plan_of
 from stages.finetune.data import EncodedSplit, SummaryTask
 from stages.finetune.metrics_log import MetricsLog
@@ -78,12 +78,8 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
 
 
 def _check_lanes(config: FinetuneConfig, context: StageContext) -> None:
+    check_launch(config, context.execution)
     lanes, size = config.batch.lanes, context.world.size
-    if size > lanes:
-        raise ConfigError(
-            f"{size} processes, but finetune.batch.lanes is {lanes}: use --processes {lanes} or fewer, or "
-            "raise lanes (which changes the recipe's updates)"
-        )
     idle = idle_share(lanes, size)
     if idle > 0 and context.world.is_first:
         _logger.warning(

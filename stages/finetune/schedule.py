@@ -19,7 +19,7 @@ def learning_rate(update: int, updates: int, peak: float, schedule: ScheduleConf
 
     Source:
         fairseq optim/lr_scheduler/polynomial_decay_schedule.py (3d262bb), end rate 0. Deviation: its rate
-        lags one update behind (the first update of the warm-up has rate 0 there); no update is idle here.
+        lags one update behind during warm-up (its first update has rate 0); no update is idle here.
     """
     warmup = schedule.warmup_updates
     if update < warmup:

@@ -96,8 +96,9 @@ def train_update(
             state = _agree(totals, stop, engine.device)
             if state == _NOT_FINITE:
                 raise DataError(
-                    f"the loss of update {number} is not finite; its weights were not touched. The last "
-                    "checkpoint is whole: look at finetune.optimizer.lr and .precision, then run again"
+                    f"the loss of update {number + 1} is not finite; training stopped before applying it. "
+                    "The updates before have likely ruined the weights: lower finetune.optimizer.lr or "
+                    "use finetune.precision fp32, and start again with --restart-from finetune"
                 )
             engine.step(lr)
             totals.target_tokens += work.target_tokens

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BartForConditionalGeneration, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 from transformers.generation.utils import GenerateEncoderDecoderOutput
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from stages.generate.config import GenerateConfig
 from stages.schema import Prediction
 
@@ -27,6 +27,11 @@ class Decoder:
     """A model with its tokenizer and decoding settings, on one device."""
 
     def __init__(self, folder: Path, config: GenerateConfig) -> None:
+        positions = AutoConfig.from_pretrained(folder).max_position_embeddings
+        if config.max_length > positions:
+            raise ConfigError(
+                f"generate.max_length: {config.max_length} is more than the model's {positions} positions"
+            )
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)

@@ -46,7 +46,7 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
         if name == MODEL:
             _write_examples(context, rows, found)
         context.progress.update(number, len(systems), "system")
-    exact = sum(row.prediction == row.reference for row in rows) / len(rows)
+    exact = sum(row.prediction.split() == row.reference.split() for row in rows) / len(rows)
     result = {
         "split": _split(context),
         "rows": len(rows),
@@ -109,14 +109,16 @@ def _systems(
     leads = [
         lead(row.document, config.lead.unit, config.lead.count, config.sentences) for row in rows
     ]
-    # The next row's reference: a model that reads its document scores far less against it.
-    shifted = [*references[1:], references[0]]
-    return {
+    systems = {
         MODEL: list(zip(predictions, references, strict=True)),
         LEAD: list(zip(leads, references, strict=True)),
         RANDOM: list(zip(drawn, references, strict=True)),
-        MISMATCHED: list(zip(predictions, shifted, strict=True)),
     }
+    if len(rows) > 1:
+        # The next row's reference: a model that reads its document scores far less against it.
+        shifted = [*references[1:], references[0]]
+        systems[MISMATCHED] = list(zip(predictions, shifted, strict=True))
+    return systems
 
 
 def _write_examples(context: StageContext, rows: list[Row], scores: list[Scores]) -> None:

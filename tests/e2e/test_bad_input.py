@@ -101,9 +101,32 @@ def test_missing_dataset_is_refused_before_anything_is_made(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_with_something_else_is_no_run_dir(tmp_path: Path) -> None:
+    thesis = tmp_path / "mine" / "report" / "thesis.tex"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work", encoding="utf-8")
+    done = fetch(tmp_path / "mine", dataset(tmp_path / "data"), "--restart-from", "fetch")
+    assert_clear(done, 2, "no run directory", "report", "--run-dir")
+    (tmp_path / "mine" / "recipe.yaml").write_text("name: small", encoding="utf-8")
+    done = fetch(tmp_path / "mine", tmp_path / "data", "--restart-from", "fetch")
+    assert_clear(done, 1, str(thesis.parent), "not deleted")
+    assert thesis.read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_finished_fetch_outlives_its_source(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data")
+    assert fetch(tmp_path / "run", folder).returncode == 0
+    folder.rename(tmp_path / "elsewhere")
+    planned = sumpipe("plan", "small", "--run-dir", tmp_path / "run", *SMALL,
+                      "--set", f"fetch.dataset.path={folder}")  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    assert "not compared with its source, which is gone" in planned.stdout
+
+
 def test_more_processes_than_lanes(tmp_path: Path) -> None:
     done = sumpipe("run", TINY, "--run-dir", tmp_path / "run", "--processes", 3)
     assert_clear(done, 2, "finetune.batch.lanes", "--processes 2")
+    assert not (tmp_path / "run").exists()  # known before any work
 
 
 def test_a_run_dir_in_use_names_its_holder(tmp_path: Path) -> None:

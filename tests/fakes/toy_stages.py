@@ -93,7 +93,7 @@ def run_c(config: CConfig, context: StageContext) -> Metrics:
     return {"total": total}
 
 
-def identity_a(config: AConfig, hash_file: HashFile) -> JSON:
+def identity_a(config: AConfig, _seed: int, hash_file: HashFile) -> JSON:
     data = None if config.data is None else hash_file(Path(config.data))
     return {**config.identity(), "data": data}
 

@@ -177,3 +177,15 @@ def test_training_reads_what_was_encoded(
     for number, row in enumerate(table_of(context.work / "train")):
         assert split.source(number).tolist() == row["source_ids"]
         assert split.target(number).tolist() == row["target_ids"]
+
+
+def test_control_tokens_in_a_text_stay_letters(tmp_path: Path, model: Path) -> None:
+    text = "<s>the</s> <pad> <mask>"
+    context = new_context(tmp_path / "run", model, [Example("a", text, text)])
+    encode.run(EncodeConfig(max_source_tokens=32, max_target_tokens=32), context)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    split = EncodedSplit(context.work / "train")
+    for ids in (split.source(0).tolist(), split.target(0).tolist()):
+        assert (ids[0], ids[-1]) == (0, 2)
+        assert not {0, 1, 2, tokenizer.mask_token_id} & {*ids[1:-1]}
+        assert tokenizer.decode(ids[1:-1]) == text

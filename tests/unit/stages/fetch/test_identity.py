@@ -30,14 +30,16 @@ def new_model_folder(folder: Path) -> Path:
     return folder
 
 
-def identify(dataset: Path | None = None, model: dict[str, Any] | None = None) -> JSON:
+def identify(
+    dataset: Path | None = None, model: dict[str, Any] | None = None, seed: int = 1
+) -> JSON:
     config = FetchConfig.model_validate(
         {
             "dataset": {"source": "local", "path": dataset} if dataset else {"source": "demo"},
             "model": model or {"source": "scratch"},
         }
     )
-    return identity(config, sha256_file)
+    return identity(config, seed, sha256_file)
 
 
 def test_paths_are_left_out_and_hashes_are_in(tmp_path: Path) -> None:
@@ -116,3 +118,11 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, missing: str) -> No
     (model / missing).unlink()
     with pytest.raises(DataError, match=missing.replace("model.", "[*].")):
         identify(model={"source": "local", "path": model})
+
+
+def test_the_seed_counts_where_it_is_used_only(tmp_path: Path) -> None:
+    dataset = new_dataset(tmp_path / "data")
+    model = {"source": "local", "path": new_model_folder(tmp_path / "model")}
+    assert identify(dataset, model, seed=1) == identify(dataset, model, seed=2)
+    assert identify(dataset, None, seed=1) != identify(dataset, None, seed=2)
+    assert identify(None, model, seed=1) != identify(None, model, seed=2)
