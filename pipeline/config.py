@@ -34,8 +34,7 @@ Number = Annotated[float, BeforeValidator(_no_boolean)]
 class Config(BaseModel):
     """Base of every configuration section: frozen, no unknown keys, no infinities.
 
-    Each field states its unit and range in its docstring; those docstrings become the field
-    descriptions that `sumpipe config` can show.
+    Each field states its unit and range in its docstring, which becomes its description.
     """
 
     model_config = ConfigDict(
