@@ -167,8 +167,10 @@ def test_a_killed_rank_is_named_and_nobody_stays_behind(encoded: Path, tmp_path:
     log = run_dir / "finetune.partial" / "metrics.jsonl"
     wait_for(process, lambda: log.is_file() and len(log.read_bytes().splitlines()) > 3)
     family = psutil.Process(process.pid).children(recursive=True)
-    (pid_file,) = (run_dir / "logs" / "finetune").glob("*/rank0001.pid")
-    psutil.Process(int(pid_file.read_text(encoding="ascii"))).kill()
+    pid_files = (run_dir / "logs" / "finetune").glob("*/rank0001.pid")  # of earlier launches too
+    pids = {int(file.read_text(encoding="ascii")) for file in pid_files}
+    (rank,) = [member for member in family if member.pid in pids]
+    rank.kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "without a word: rank 1" in output
