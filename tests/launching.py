@@ -128,10 +128,11 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
     """SIGKILL a process and everything it started, as a lost node would."""
     try:
         tree = [psutil.Process(process.pid)]
+        tree[0].suspend()  # first of all, so that the moment does not pass
     except psutil.NoSuchProcess:
         return
     tree += tree[0].children(recursive=True)
-    for member in tree:  # stopped first, so that nobody starts or cleans up anything meanwhile
+    for member in tree[1:]:  # stopped before any is killed: nobody starts or cleans up meanwhile
         with contextlib.suppress(psutil.NoSuchProcess):
             member.suspend()
     for member in [*tree, *_children(tree)]:

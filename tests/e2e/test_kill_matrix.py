@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.launching import copy_run, kill_tree, result_bytes, start, sumpipe, wait_for
@@ -107,10 +108,20 @@ def test_killed_alone_the_command_leaves_ranks_that_the_next_one_waits_for(
     run_dir = before("finetune", uninterrupted, tmp_path / "run")
     process = start("run", *DEMO, "--run-dir", run_dir)
     wait_for(process, functools.partial(is_there(f"{CHECKPOINTS}/update_00000015"), run_dir))
+    pids = {int(file.read_text()) for file in (run_dir / "logs" / "finetune").glob("*/rank*.pid")}
+    family = psutil.Process(process.pid).children(recursive=True)
+    ranks = [member for member in family if member.pid in pids]
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.suspend()  # slow to notice that nobody supervises them any more
     process.kill()
     process.wait()
-    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    successor = start("run", *DEMO, "--run-dir", run_dir)
+    logs = run_dir / "logs" / "run"
+    wait_for(successor, lambda: any("earlier launch" in log.read_text() for log in logs.glob("*")))
+    for rank in ranks:
+        rank.resume()
+    output, _ = successor.communicate(timeout=240)
     process.communicate()  # the ranks held its output open until they left
-    assert done.returncode == 0, done.stderr
-    assert "earlier launch" in done.stderr
+    assert successor.returncode == 0, output
     assert result_bytes(run_dir) == result_bytes(uninterrupted)
