@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -140,36 +140,7 @@ def build_app(
         if dry_run:
             _show_plan(look())
             return
-        decisions = _checked(look(), place)
-        todo = [decision for decision in decisions if decision.action is not Action.SKIP]
-        is_recorded = place.recipe.is_file() and place.recipe.read_text(encoding="utf-8") == text
-        if not todo and not redo and is_recorded:
-            _show_end(decisions, place)
-            print(_NOTHING_LEFT)
-            return
-        for decision in todo:
-            if decision.stage.check is not None:
-                decision.stage.check(getattr(resolved, decision.stage.name), execution)
-        for stage in redo:
-            place.require_removable(stage)
-        place.root.mkdir(parents=True, exist_ok=True)
-        limit_threads(execution.threads)
-        stop = StopFlag()
-        stop.listen()
-        with lease.hold(place, job_id()) as token:
-            log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
-            start_logging(place.logs("run") / log_name, console=True)
-            place.sweep()
-            for stage in reversed(redo):
-                _logger.info("%-8s is removed, as --restart-from asks", stage)
-                place.remove(stage)
-            write_atomic(place.recipe, text)
-            hash_file.save()
-            session = Session(resolved, place, execution, stop, token, rank_module)
-            _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
-        _show_end(decisions, place)
-        if not todo and not redo:
-            print(_NOTHING_LEFT)
+        _do(look, redo, place, hash_file, Request(resolved, text, execution, rank_module))
 
     @app.command("plan")
     def plan_command(
@@ -206,6 +177,56 @@ def build_app(
 
     config_command.__doc__ = f"{config_command.__doc__} Packaged: {', '.join(packaged_names())}."
     return app
+
+
+class Request(NamedTuple):
+    """What a `run` was asked for."""
+
+    recipe: Recipe
+    text: str
+    """The resolved recipe as YAML."""
+    execution: Execution
+    rank_module: str
+
+
+def _do(
+    look: Callable[[], list[Decision]],
+    redo: Sequence[str],
+    place: RunDir,
+    hash_file: HashCache,
+    asked: Request,
+) -> None:
+    """Refuse what cannot be done before anything is touched, then do what is left."""
+    decisions = _checked(look(), place)
+    todo = [decision for decision in decisions if decision.action is not Action.SKIP]
+    is_recorded = place.recipe.is_file() and place.recipe.read_text(encoding="utf-8") == asked.text
+    if not todo and not redo and is_recorded:
+        _show_end(decisions, place)
+        print(_NOTHING_LEFT)
+        return
+    for decision in todo:
+        if decision.stage.check is not None:
+            decision.stage.check(getattr(asked.recipe, decision.stage.name), asked.execution)
+    for stage in redo:
+        place.require_removable(stage)
+    place.root.mkdir(parents=True, exist_ok=True)
+    limit_threads(asked.execution.threads)
+    stop = StopFlag()
+    stop.listen()
+    with lease.hold(place, job_id()) as token:
+        log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
+        start_logging(place.logs("run") / log_name, console=True)
+        place.sweep()
+        for stage in reversed(redo):
+            _logger.info("%-8s is removed, as --restart-from asks", stage)
+            place.remove(stage)
+        write_atomic(place.recipe, asked.text)
+        hash_file.save()
+        session = Session(asked.recipe, place, asked.execution, stop, token, asked.rank_module)
+        _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
+    _show_end(decisions, place)
+    if not todo and not redo:
+        print(_NOTHING_LEFT)
 
 
 def _checked(decisions: list[Decision], run_dir: RunDir) -> list[Decision]:
