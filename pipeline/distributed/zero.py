@@ -19,7 +19,7 @@ from pipeline.config import JSON
 from pipeline.distributed.world import World
 from pipeline.errors import CheckpointError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 _TAG = "state"
 _SMALLEST_BUCKET, _LARGEST_BUCKET = 2_000_000, 50_000_000
 
@@ -157,7 +157,10 @@ def merge_settings(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": lane_slots,
         "gradient_clipping": clip_norm,
-        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": precision != "fp32",
+            "dtype": "float16" if precision == "fp16" else "bfloat16",
+        },
         "steps_per_print": 1_000_000_000,
     }
 

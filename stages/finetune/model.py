@@ -61,7 +61,7 @@ class R3FModel(nn.Module):
 
     def forward(self, batch: Batch) -> LossSums:
         """Return the loss sums of a micro-batch; in evaluation mode without noise and KL."""
-        is_noised = self.training and self._r3f.noise != "none" and self._r3f.lambda_ > 0
+        is_noised = self.training and self._r3f.is_on
         logits = self.logits(batch, is_noised=is_noised)
         clean_BTV, noised_BTV = logits.chunk(2) if is_noised else (logits, None)
         nll, smoothing = smoothed_nll(
@@ -97,6 +97,8 @@ class R3FModel(nn.Module):
     def _noise(self, like_BSD: Tensor) -> Tensor:
         """Draw float32 noise from the generator that the caller seeded for this micro-batch."""
         drawn = torch.empty_like(like_BSD)
+        if self._r3f.noise == "none":
+            return drawn.zero_()
         if self._r3f.noise == "uniform":
             return drawn.uniform_(-self._r3f.sigma, self._r3f.sigma)
         return drawn.normal_(0.0, self._r3f.sigma)

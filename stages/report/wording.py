@@ -71,7 +71,7 @@ def model_words(facts: Facts) -> str:
 def is_r3f(facts: Facts) -> bool:
     """Whether the training had the R3F term; its settings may turn it off."""
     r3f = facts.settings("finetune")["r3f"]
-    return bool(r3f["noise"] != "none" and r3f["lambda"] > 0)
+    return bool(r3f["lambda"] > 0)
 
 
 def warm_start_updates(facts: Facts) -> int:

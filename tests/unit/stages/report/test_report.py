@@ -347,7 +347,7 @@ def test_the_card_has_front_matter_with_the_figures(tmp_path: Path) -> None:
 
 
 def test_the_card_names_hub_sources_and_no_r3f_where_it_was_off(tmp_path: Path) -> None:
-    context = finished_run(tmp_path / "run", HUB, {"r3f": {"noise": "none"}})
+    context = finished_run(tmp_path / "run", HUB, {"r3f": {"lambda": 0.0}})
     run(ReportConfig(), context)
     card = written(context, "README.md")
     data = front_matter(card)
