@@ -124,13 +124,8 @@ def collate(
     target_mask = torch.arange(target_ids.shape[1])[None, :] < target_lengths[:, None]
     decoder_ids = target_ids.roll(1, dims=1)
     decoder_ids[:, 0] = start_id
-    return Batch(
-        source_ids.to(device),
-        source_mask.long().to(device),
-        decoder_ids.to(device),
-        target_ids.to(device),
-        target_mask.to(device),
-    )
+    batch = Batch.of(source_ids, source_mask.long(), decoder_ids, target_ids, target_mask)
+    return batch.to(device)
 
 
 def _pad(sequences: list[Ids], pad_id: int) -> Tensor:

@@ -9,6 +9,33 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+Reduction = Literal["token", "fairseq"]
+
+
+class Smoothing(NamedTuple):
+    """Label smoothing: which mass is taken from the target, and how it is spread."""
+
+    epsilon: float
+    """Mass taken from the target, 0 to below 1."""
+    form: Literal["torch", "fairseq"]
+
+    def shares(self, vocabulary: int) -> tuple[float, float]:
+        """Return s and e of loss = s (-log p_y) + e sum_v(-log p_v); s + V e = 1."""
+        if self.form == "torch":
+            return 1.0 - self.epsilon, self.epsilon / vocabulary
+        each = self.epsilon / (vocabulary - 1)
+        return 1.0 - self.epsilon - each, each
+
+
+class LossSums(NamedTuple):
+    """Sums over a micro-batch, in nats; divide by the update's target tokens."""
+
+    total: Tensor
+    """nll + smoothing + lambda * kl; carries the gradient."""
+    nll: Tensor
+    smoothing: Tensor
+    kl: Tensor
+
 
 class SmoothedNll(NamedTuple):
     """Both parts of label-smoothed cross-entropy; nats, summed over valid target tokens."""
@@ -48,10 +75,8 @@ def smoothed_nll(
     log_p_BTV = _log_softmax(logits_BTV)
     nll_BT = -log_p_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1)
     all_BT = -log_p_BTV.sum(-1)
-    vocabulary = log_p_BTV.shape[-1]
-    share = epsilon / vocabulary if smoothing == "torch" else epsilon / (vocabulary - 1)
-    taken = epsilon if smoothing == "torch" else epsilon + share
-    added_BT = share * all_BT - taken * nll_BT
+    share_target, share_all = Smoothing(epsilon, smoothing).shares(log_p_BTV.shape[-1])
+    added_BT = share_all * all_BT - (1.0 - share_target) * nll_BT
     return SmoothedNll(
         nll_BT.masked_fill(~valid_BT, 0.0).sum(), added_BT.masked_fill(~valid_BT, 0.0).sum()
     )
@@ -80,7 +105,7 @@ def symmetric_kl(p_logits_BTV: Tensor, q_logits_BTV: Tensor) -> Tensor:
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
-def reduce_kl(kl_BT: Tensor, valid_BT: Tensor, reduction: Literal["token", "fairseq"]) -> Tensor:
+def reduce_kl(kl_BT: Tensor, valid_BT: Tensor, reduction: Reduction) -> Tensor:
     """Sum the KL of a micro-batch so that dividing by the update's target tokens gives its term.
 
     token:    sum over valid positions
@@ -102,6 +127,34 @@ def reduce_kl(kl_BT: Tensor, valid_BT: Tensor, reduction: Literal["token", "fair
         return kl_BT.masked_fill(~valid_BT, 0.0).sum()
     sentences = kl_BT.shape[0]
     return kl_BT.sum() / sentences * valid_BT.sum()
+
+
+def plain_loss(
+    clean_BTV: Tensor,
+    noised_BTV: Tensor | None,
+    targets_BT: Tensor,
+    valid_BT: Tensor,
+    *,
+    smoothing: Smoothing,
+    reduction: Reduction,
+    kl_lambda: float,
+) -> LossSums:
+    """Return the loss sums from whole logits: what `fused_loss` computes without ever having them.
+
+    Args:
+        clean_BTV: Logits of the clean pass.
+        noised_BTV: Those of the noised pass, or None without one; the KL is 0 then.
+        targets_BT: Token ids.
+        valid_BT: bool, False on padding.
+        smoothing: Label smoothing.
+        reduction: How the KL is summed.
+        kl_lambda: Weight of the KL in the total.
+    """
+    nll, added = smoothed_nll(clean_BTV, targets_BT, valid_BT, smoothing.epsilon, smoothing.form)
+    if noised_BTV is None:
+        return LossSums(nll + added, nll, added, nll.new_zeros(()))
+    kl = reduce_kl(symmetric_kl(clean_BTV, noised_BTV), valid_BT, reduction)
+    return LossSums(nll + added + kl_lambda * kl, nll, added, kl)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -1,42 +1,60 @@
 """The module that DeepSpeed trains: both passes of R3F in one forward, ending in loss sums.
 
-Shapes: B batch, S source positions, T target positions, D width, V vocabulary.
+Shapes: B batch, M = B or 2B, S source positions, T target positions, N target rows, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import BartForConditionalGeneration
 
 from stages.finetune.config import LossConfig, R3FConfig
-from stages.finetune.loss import reduce_kl, smoothed_nll, symmetric_kl
+from stages.finetune.fused_head import Rows, fused_loss
+from stages.finetune.loss import LossSums, Smoothing
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A padded micro-batch on its device."""
+    """A padded micro-batch."""
 
     source_ids_BS: Tensor
     source_mask_BS: Tensor
+    """int64, 0 on padding."""
     decoder_ids_BT: Tensor
     """Targets shifted right behind the start token."""
     target_ids_BT: Tensor
     target_mask_BT: Tensor
     """bool, False on padding."""
+    valid_N: Tensor
+    """Where `target_mask_BT` holds, in the flattened [B * T], int64."""
 
+    @classmethod
+    def of(
+        cls,
+        source_ids_BS: Tensor,
+        source_mask_BS: Tensor,
+        decoder_ids_BT: Tensor,
+        target_ids_BT: Tensor,
+        target_mask_BT: Tensor,
+    ) -> Batch:
+        """Return a batch of tensors on the host, where looking for the valid targets costs no wait."""
+        valid_N = target_mask_BT.flatten().nonzero().squeeze(1)
+        return cls(
+            source_ids_BS, source_mask_BS, decoder_ids_BT, target_ids_BT, target_mask_BT, valid_N
+        )
 
-class LossSums(NamedTuple):
-    """Sums over a micro-batch, in nats; divide by the update's target tokens."""
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    total: Tensor
-    """nll + smoothing + lambda * kl; carries the gradient."""
-    nll: Tensor
-    smoothing: Tensor
-    kl: Tensor
+    def without_targets(self) -> Batch:
+        """Return the batch with every target masked: the same work, no loss and no gradient."""
+        return replace(
+            self, target_mask_BT=torch.zeros_like(self.target_mask_BT), valid_N=self.valid_N[:0]
+        )
 
 
 class R3FModel(nn.Module):
@@ -58,41 +76,70 @@ class R3FModel(nn.Module):
         self.bart = bart
         self._loss = loss
         self._r3f = r3f
+        self._has_bias: bool | None = None
 
     def forward(self, batch: Batch) -> LossSums:
         """Return the loss sums of a micro-batch; in evaluation mode without noise and KL."""
         is_noised = self.training and self._r3f.is_on
-        logits = self.logits(batch, is_noised=is_noised)
-        clean_BTV, noised_BTV = logits.chunk(2) if is_noised else (logits, None)
-        nll, smoothing = smoothed_nll(
-            clean_BTV,
-            batch.target_ids_BT,
-            batch.target_mask_BT,
-            self._loss.label_smoothing,
-            self._loss.smoothing,
+        hidden_MTD = at_least_float32(self.hidden(batch, is_noised=is_noised))
+        clean_ND, noised_ND, rows = self._rows(batch, hidden_MTD, is_noised=is_noised)
+        return fused_loss(
+            clean_ND,
+            noised_ND,
+            self.bart.lm_head.weight,
+            self._bias(),
+            rows,
+            smoothing=Smoothing(self._loss.label_smoothing, self._loss.smoothing),
+            kl_lambda=self._r3f.lambda_,
+            dtype=product_dtype(hidden_MTD),
         )
-        kl = torch.zeros_like(nll)
-        if noised_BTV is not None:
-            kl_BT = symmetric_kl(clean_BTV, noised_BTV)
-            kl = reduce_kl(kl_BT, batch.target_mask_BT, self._r3f.reduction)
-        return LossSums(nll + smoothing + self._r3f.lambda_ * kl, nll, smoothing, kl)
 
-    def logits(self, batch: Batch, *, is_noised: bool) -> Tensor:
-        """Return logits [B, T, V], or [2B, T, V] with the noised half after the clean one."""
-        embeddings_BSD = self.bart.model.encoder.embed_tokens(batch.source_ids_BS).float()
+    def _rows(
+        self, batch: Batch, hidden_MTD: Tensor, *, is_noised: bool
+    ) -> tuple[Tensor, Tensor | None, Rows]:
+        """Choose the positions that count; in `fairseq` reduction padding counts too, for the KL."""
+        hidden = hidden_MTD.flatten(0, 1)
+        valid_count, positions = batch.valid_N.numel(), batch.target_mask_BT.numel()
+        needs_padding = is_noised and self._r3f.reduction == "fairseq" and valid_count > 0
+        if needs_padding:
+            nll_weights_N = batch.target_mask_BT.flatten().to(hidden.dtype)
+            kl_weight = valid_count / batch.target_ids_BT.shape[0]
+            kl_weights_N = torch.full_like(nll_weights_N, kl_weight)
+            rows = Rows(batch.target_ids_BT.flatten(), nll_weights_N, kl_weights_N)
+            return hidden[:positions], hidden[positions:], rows
+        clean_ND = hidden.index_select(0, batch.valid_N)
+        noised_ND = hidden.index_select(0, batch.valid_N + positions) if is_noised else None
+        ones_N = clean_ND.new_ones(valid_count)
+        return clean_ND, noised_ND, Rows(batch.target_ids_BT.take(batch.valid_N), ones_N, ones_N)
+
+    def _bias(self) -> Tensor | None:
+        """Return the logits' bias, a buffer that training never changes; None where it is zero."""
+        if self._has_bias is None:
+            self._has_bias = bool(self.bart.final_logits_bias.any())
+        return self.bart.final_logits_bias if self._has_bias else None
+
+    def hidden(self, batch: Batch, *, is_noised: bool) -> Tensor:
+        """Return decoder outputs [B, T, D], or [2B, T, D] with the noised half after the clean one."""
+        embeddings_BSD = at_least_float32(self.bart.model.encoder.embed_tokens(batch.source_ids_BS))
         source_mask, decoder_ids = batch.source_mask_BS, batch.decoder_ids_BT
         if is_noised:
             noised_BSD = embeddings_BSD + self._noise(embeddings_BSD)
             embeddings_BSD = torch.cat([embeddings_BSD, noised_BSD])
             source_mask, decoder_ids = source_mask.repeat(2, 1), decoder_ids.repeat(2, 1)
-        output = self.bart(
+        output = self.bart.model(
             inputs_embeds=embeddings_BSD,
             attention_mask=source_mask,
             decoder_input_ids=decoder_ids,
             use_cache=False,
         )
-        logits: Tensor = output.logits
-        return logits
+        hidden_MTD: Tensor = output.last_hidden_state
+        return hidden_MTD
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits [B, T, V] of the clean pass, all of them."""
+        hidden_BTD = self.hidden(batch, is_noised=False)
+        logits_BTV: Tensor = self.bart.lm_head(hidden_BTD) + self.bart.final_logits_bias
+        return logits_BTV
 
     def _noise(self, like_BSD: Tensor) -> Tensor:
         """Draw float32 noise from the generator that the caller seeded for this micro-batch."""
@@ -102,3 +149,14 @@ class R3FModel(nn.Module):
         if self._r3f.noise == "uniform":
             return drawn.uniform_(-self._r3f.sigma, self._r3f.sigma)
         return drawn.normal_(0.0, self._r3f.sigma)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 unless it is as exact already."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
+
+
+def product_dtype(like: Tensor) -> torch.dtype:
+    """Return what matrix products are taken in here: autocast's dtype, else the tensor's own."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype

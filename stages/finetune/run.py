@@ -211,7 +211,7 @@ def _probe(ranks: Ranks, valid: EncodedSplit, path: Path) -> None:
     batch = ranks.batch(SummaryTask(valid), rows, 0)
     ranks.engine.train(False)
     with torch.no_grad():
-        logits_BTV = cast(R3FModel, ranks.engine.module).logits(batch, is_noised=False)
+        logits_BTV = cast(R3FModel, ranks.engine.module).logits(batch)
     if ranks.world.is_first:
         tensors = {"logits_BTV": logits_BTV, **dataclasses.asdict(batch)}
         save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, path)

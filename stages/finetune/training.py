@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,7 +15,8 @@ from pipeline.preemption import StopFlag
 from stages.finetune.batch_plan import BatchPlan, Int64s, lane_slots
 from stages.finetune.curriculum import UpdateWork
 from stages.finetune.data import Task, collate
-from stages.finetune.model import Batch, LossSums
+from stages.finetune.loss import LossSums
+from stages.finetune.model import Batch
 from stages.finetune.randomness import counter_seed
 
 _GO, _STOP, _NOT_FINITE = 0, 1, 2
@@ -85,7 +85,7 @@ def train_update(
         is_idle = lane >= len(work.lanes)
         batch = ranks.batch(work.task, work.lanes[0 if is_idle else lane], work.epoch)
         if is_idle:
-            batch = _masked(batch)
+            batch = batch.without_targets()
         torch.manual_seed(counter_seed(ranks.seed, "update", number, lane))
         sums: LossSums = engine(batch)
         engine.backward(sums.total / work.target_tokens)
@@ -105,10 +105,6 @@ def train_update(
             return state == _STOP
         engine.step(lr)
     raise AssertionError("an update has at least one slot")
-
-
-def _masked(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, target_mask_BT=torch.zeros_like(batch.target_mask_BT))
 
 
 def _agree(totals: Totals, stop: StopFlag, device: torch.device) -> int:
@@ -132,7 +128,7 @@ def validate(ranks: Ranks, task: Task, plan: BatchPlan) -> dict[str, float]:
         is_idle = number >= len(batches)
         batch = ranks.batch(task, batches[0 if is_idle else number], 0)
         with torch.no_grad():
-            losses: LossSums = engine(_masked(batch) if is_idle else batch)
+            losses: LossSums = engine(batch.without_targets() if is_idle else batch)
         sums = [sums[0] + losses.nll.item(), sums[1] + losses.smoothing.item()]
     nll, smoothing = collectives.all_sum(sums, engine.device)
     tokens = int(task.target_lengths.sum())

@@ -62,12 +62,12 @@ def padded(lengths: tuple[int, ...], seed: int) -> Tensor:
 def batch() -> Batch:
     source_BS, target_BT = padded(SOURCES, 1), padded(TARGETS, 2)
     decoder_BT = torch.cat([torch.full((3, 1), START), target_BT[:, :-1]], dim=1)
-    return Batch(source_BS, (source_BS != PAD).long(), decoder_BT, target_BT, target_BT != PAD)
+    return Batch.of(source_BS, (source_BS != PAD).long(), decoder_BT, target_BT, target_BT != PAD)
 
 
 def rows_of(batch: Batch, row: int, source: int, target: int) -> Batch:
     """One row of a batch, cut to its own lengths."""
-    return Batch(
+    return Batch.of(
         batch.source_ids_BS[row : row + 1, :source],
         batch.source_mask_BS[row : row + 1, :source],
         batch.decoder_ids_BT[row : row + 1, :target],
@@ -197,7 +197,7 @@ def test_both_halves_of_the_kl_have_a_gradient(
     gradients = []
     for is_stopped in (False, True):
         torch.manual_seed(3)
-        clean_BTV, noised_BTV = module.logits(batch, is_noised=True).chunk(2)
+        clean_BTV, noised_BTV = bart.lm_head(module.hidden(batch, is_noised=True)).chunk(2)
         if is_stopped and stopped == "clean":
             clean_BTV = clean_BTV.detach()
         if is_stopped and stopped == "noised":
@@ -222,7 +222,9 @@ def captured_noise(batch: Batch, r3f: R3FConfig) -> tuple[Tensor, Tensor]:
 
 def wide_batch() -> Batch:
     ids_BS = torch.full((40, 30), 5)
-    return Batch(ids_BS, torch.ones_like(ids_BS), ids_BS[:, :1], ids_BS[:, :1], ids_BS[:, :1] == 5)
+    return Batch.of(
+        ids_BS, torch.ones_like(ids_BS), ids_BS[:, :1], ids_BS[:, :1], ids_BS[:, :1] == 5
+    )
 
 
 def test_normal_noise_has_spread_sigma_and_touches_the_second_half_only() -> None:
@@ -308,7 +310,7 @@ def test_what_stands_in_padding_does_not_matter(
 
 def test_a_masked_batch_has_no_loss_and_no_gradient(batch: Batch) -> None:
     bart = new_bart()
-    idle = dataclasses.replace(batch, target_mask_BT=torch.zeros_like(batch.target_mask_BT))
+    idle = batch.without_targets()
     for reduction in ("token", "fairseq"):
         sums = sums_of(bart, idle, noise(sigma=0.2, reduction=reduction), train=True)
         assert [part.item() for part in sums] == [0.0, 0.0, 0.0, 0.0]
