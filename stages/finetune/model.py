@@ -5,6 +5,7 @@ Shapes: B batch, M = B or 2B, S source positions, T target positions, N target r
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -14,6 +15,7 @@ from transformers import BartForConditionalGeneration
 from stages.finetune.config import LossConfig, R3FConfig
 from stages.finetune.fused_head import Rows, fused_loss
 from stages.finetune.loss import LossSums, Smoothing
+from stages.finetune.noise_survival import NoiseProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,25 @@ class R3FModel(nn.Module):
         self._r3f = r3f
         self._has_bias: bool | None = None
 
-    def forward(self, batch: Batch) -> LossSums:
-        """Return the loss sums of a micro-batch; in evaluation mode without noise and KL."""
+    def forward(
+        self, batch: Batch, probe: NoiseProbe | None = None, same_dropout_seed: int | None = None
+    ) -> LossSums:
+        """Return the loss sums of a micro-batch; in evaluation mode without noise and KL.
+
+        Args:
+            batch: The micro-batch.
+            probe: Listens where the noise may be rounded away; only to a noised pass.
+            same_dropout_seed: If given, both halves get the dropout masks of this seed, in two passes:
+                their KL is what the noise alone does. To look at, not to train with.
+        """
         is_noised = self.training and self._r3f.is_on
-        hidden_MTD = at_least_float32(self.hidden(batch, is_noised=is_noised))
+        if same_dropout_seed is not None:
+            hidden_MTD = self._hidden_of_equal_dropout(batch, same_dropout_seed)
+        else:
+            hidden_MTD = self.hidden(batch, is_noised=is_noised, probe=probe)
+        return self._loss_sums(batch, at_least_float32(hidden_MTD), is_noised=is_noised)
+
+    def _loss_sums(self, batch: Batch, hidden_MTD: Tensor, *, is_noised: bool) -> LossSums:
         clean_ND, noised_ND, rows = self._rows(batch, hidden_MTD, is_noised=is_noised)
         return fused_loss(
             clean_ND,
@@ -118,20 +135,43 @@ class R3FModel(nn.Module):
             self._has_bias = bool(self.bart.final_logits_bias.any())
         return self.bart.final_logits_bias if self._has_bias else None
 
-    def hidden(self, batch: Batch, *, is_noised: bool) -> Tensor:
+    def hidden(self, batch: Batch, *, is_noised: bool, probe: NoiseProbe | None = None) -> Tensor:
         """Return decoder outputs [B, T, D], or [2B, T, D] with the noised half after the clean one."""
-        embeddings_BSD = at_least_float32(self.bart.model.encoder.embed_tokens(batch.source_ids_BS))
-        source_mask, decoder_ids = batch.source_mask_BS, batch.decoder_ids_BT
-        if is_noised:
-            noised_BSD = embeddings_BSD + self._noise(embeddings_BSD)
-            embeddings_BSD = torch.cat([embeddings_BSD, noised_BSD])
-            source_mask, decoder_ids = source_mask.repeat(2, 1), decoder_ids.repeat(2, 1)
-        output = self.bart.model(
-            inputs_embeds=embeddings_BSD,
-            attention_mask=source_mask,
-            decoder_input_ids=decoder_ids,
-            use_cache=False,
+        embeddings_BSD = self._embeddings(batch)
+        if not is_noised:
+            return self._decode(embeddings_BSD, batch)
+        noised_BSD = embeddings_BSD + self._noise(embeddings_BSD)
+        return self._decode(torch.cat([embeddings_BSD, noised_BSD]), batch, probe)
+
+    def _hidden_of_equal_dropout(self, batch: Batch, seed: int) -> Tensor:
+        embeddings_BSD = self._embeddings(batch)
+        halves = []
+        for embedded_BSD in (embeddings_BSD, embeddings_BSD + self._noise(embeddings_BSD)):
+            torch.manual_seed(seed)
+            halves.append(self._decode(embedded_BSD, batch))
+        return torch.cat(halves)
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        return at_least_float32(self.bart.model.encoder.embed_tokens(batch.source_ids_BS))
+
+    def _decode(
+        self, embeddings_MSD: Tensor, batch: Batch, probe: NoiseProbe | None = None
+    ) -> Tensor:
+        """Run BART on embedded sources, which may be the batch's rows twice."""
+        copies = len(embeddings_MSD) // len(batch.source_ids_BS)
+        mask_MS = batch.source_mask_BS.repeat(copies, 1)
+        listening = (
+            probe.listening(self.bart.model.encoder, mask_MS, product_dtype(embeddings_MSD))
+            if probe is not None
+            else contextlib.nullcontext()
         )
+        with listening:
+            output = self.bart.model(
+                inputs_embeds=embeddings_MSD,
+                attention_mask=mask_MS,
+                decoder_input_ids=batch.decoder_ids_BT.repeat(copies, 1),
+                use_cache=False,
+            )
         hidden_MTD: Tensor = output.last_hidden_state
         return hidden_MTD
 

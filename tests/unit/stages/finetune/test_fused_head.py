@@ -162,7 +162,7 @@ def test_padding_leaves_the_heads_bits_alone() -> None:
         random = torch.Generator().manual_seed(3)
         hidden_MTD = torch.randn(8, 7, 32, generator=random, dtype=torch.float64)
         hidden_MTD = torch.nn.functional.pad(hidden_MTD, (0, 0, 0, extra))
-        module.hidden = lambda _batch, *, is_noised, hidden=hidden_MTD: hidden  # type: ignore[method-assign]
+        module.hidden = lambda _batch, hidden=hidden_MTD, **_: hidden  # type: ignore[method-assign]
         sums = module(batch)
         sums.total.backward()
         outputs.append([*(part.item() for part in sums), module.bart.lm_head.weight.grad])
