@@ -13,6 +13,7 @@ from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact
 from pipeline.files import read_json
 from pipeline.stage import StageContext
+from stages.report.config import ExpectedConfig, ReportConfig
 from stages.schema import Prediction, RawRow, read_jsonl
 
 
@@ -37,6 +38,8 @@ class Facts:
     curve: list[dict[str, float | None]]
     """Records of finetune's metrics.jsonl, in update order."""
     examples: list[ShownExample]
+    expected: ExpectedConfig | None
+    """A published result."""
 
     def settings(self, stage: str) -> JSON:
         """Return what identifies a stage's work: the hashed part of its configuration."""
@@ -48,12 +51,13 @@ class Facts:
         return self.inputs[stage].manifest.metrics.get(name)
 
 
-def gather(context: StageContext, examples: int) -> Facts:
+def gather(context: StageContext, config: ReportConfig) -> Facts:
     """Read what the report needs from the committed artifacts.
 
     Args:
         context: The stage's context.
-        examples: How many rows of the scored split to take along; fewer if it has fewer.
+        config: How many rows of the scored split to take along (fewer if it has fewer), and what
+            to show beside the result.
     """
     rouge = read_json(context.inputs["score"].file("rouge.json"))
     return Facts(
@@ -61,7 +65,8 @@ def gather(context: StageContext, examples: int) -> Facts:
         inputs=context.inputs,
         rouge=rouge,
         curve=_read_curve(context.inputs["finetune"].file("metrics.jsonl")),
-        examples=_examples(context, rouge["split"], examples),
+        examples=_examples(context, rouge["split"], config.examples),
+        expected=config.expected,
     )
 
 

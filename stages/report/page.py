@@ -75,6 +75,7 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
         exact_match=percent(facts.rouge["exact_match"]),
         profile=profile_words(facts.rouge["profile"]),
         rouge=rouge_table(facts),
+        is_published=facts.expected is not None,
         charts=None if charts is None else [(Markup(svg), label) for svg, label in charts],
         how_to_draw=HOW_TO_DRAW,
         is_r3f=is_r3f(facts),

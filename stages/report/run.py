@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 def run(config: ReportConfig, context: StageContext) -> Metrics:
     """Write index.html (for people), README.md (a model card) and console.txt (last words of a run)."""
-    facts = gather(context, config.examples)
+    facts = gather(context, config)
     context.stop.check()
     charts = draw_charts(facts.curve, warm_start_updates(facts))
     if charts is None:

@@ -28,15 +28,25 @@ class Settings(NamedTuple):
 
 
 def rouge_table(facts: Facts) -> Table:
-    """Return mean ROUGE F of each system, times 100."""
-    rows = [
+    """Return mean ROUGE F of each system, times 100; what is published comes right after the model."""
+    rows: list[tuple[str, ...]] = [
         (
             system_label(system, facts.rouge["profile"]),
             *(percent(means[name]["fmeasure"]) for name in ROUGE_LABELS),
         )
         for system, means in facts.rouge["systems"].items()
     ]
+    rows[1:1] = _published(facts)
     return Table(("System", *ROUGE_LABELS.values()), rows)
+
+
+def _published(facts: Facts) -> list[tuple[str, ...]]:
+    expected = facts.expected
+    if expected is None:
+        return []
+    figures = (getattr(expected, name) for name in ROUGE_LABELS)
+    cells = ("-" if figure is None else f"{figure:.2f}" for figure in figures)
+    return [(f"Published: {expected.source}", *cells)]
 
 
 def row_table(facts: Facts) -> Table:

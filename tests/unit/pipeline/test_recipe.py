@@ -11,11 +11,15 @@ import pytest
 import yaml
 
 from pipeline.errors import ConfigError
-from pipeline.recipe import find, packaged_names, resolve
+from pipeline.recipe import explain, find, packaged_names, resolve
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
-OWN_DATA = {"small": ["fetch.dataset.path=/data"]}
+OWN_DATA = {
+    name: ["fetch.dataset.path=/data"]
+    for name in packaged_names()
+    if name.startswith(("small", "gigaword", "reddit"))
+}
 """What a recipe for a folder of one's own leaves to the command line."""
 
 
@@ -54,7 +58,7 @@ def test_there_is_a_demo() -> None:
 
 
 def test_every_section_of_a_recipe_is_a_stage_and_every_stage_has_one() -> None:
-    sections = set(SummarizationRecipe.model_fields) - {"name", "seed"}
+    sections = set(SummarizationRecipe.model_fields) - {"name", "seed", "sources"}
     assert sections == {stage.name for stage in STAGES}
 
 
@@ -64,6 +68,7 @@ def test_a_packaged_recipe_carries_its_file_name(name: str) -> None:
 
 def test_every_value_of_the_file_is_in_the_resolved_recipe(name: str) -> None:
     given = yaml.safe_load(find(name).read_text(encoding="utf-8"))
+    given = {key: value for key, value in given.items() if key not in {"base", "sources"}}
     values = dict(leaves(yaml.safe_load(resolved(name)[1])))
     for dotted, value in leaves(given):
         shown = values[dotted]
@@ -76,28 +81,134 @@ def test_the_resolved_text_reads_back_as_the_same_recipe(name: str, tmp_path: Pa
     path.write_text(text, encoding="utf-8")
     again, text_again = resolve(SummarizationRecipe, str(path), [])
     assert again == recipe
-    assert yaml.safe_load(text_again) == yaml.safe_load(text)
+    assert text_again == text
 
 
-def test_every_comment_of_the_file_is_kept(name: str) -> None:
-    file = find(name).read_text(encoding="utf-8")
-    text = resolved(name)[1]
-    for line in file.splitlines():
-        value, mark, comment = line.rpartition("  # ")
-        if mark and not value.lstrip().startswith("#"):
-            assert comment.strip() in text
+def test_the_resolved_text_stands_alone(name: str) -> None:
+    text = yaml.safe_load(resolved(name)[1])
+    values = dict(leaves({key: value for key, value in text.items() if key != "sources"}))
+    assert "base" not in text
+    assert text["sources"].keys() == values.keys()
 
 
 def test_every_value_has_its_source() -> None:
-    text = resolve(SummarizationRecipe, "demo", ["finetune.optimizer.lr=3e-5"])[1]
-    assert line_of(text, "finetune.optimizer.lr").endswith("  # --set")
-    assert line_of(text, "finetune.optimizer.eps").endswith("  # demo.yaml")
-    assert line_of(text, "score.stemmer").endswith("  # default")
+    recipe, text = resolve(SummarizationRecipe, "demo", ["finetune.optimizer.lr=3e-5"])
+    assert recipe.sources["finetune.optimizer.lr"] == "--set"
+    assert recipe.sources["finetune.optimizer.betas"].startswith("[ours]")
+    assert recipe.sources["name"] == "demo.yaml"
+    assert recipe.sources["score.stemmer"] == "default"
+    assert yaml.safe_load(text)["sources"] == recipe.sources
 
 
-def test_an_override_beats_the_file_and_its_comment() -> None:
-    text = resolve(SummarizationRecipe, "demo", ["finetune.dropout=0.25"])[1]
-    assert line_of(text, "finetune.dropout").strip() == "dropout: 0.25  # --set"
+def test_a_value_is_explained_beside_it(name: str) -> None:
+    recipe = resolved(name)[0]
+    text = explain(recipe)
+    for dotted, source in recipe.sources.items():
+        assert line_of(text, dotted).endswith(f"  # {' '.join(source.split())}")
+    values = yaml.safe_load(resolved(name)[1])
+    assert {**yaml.safe_load(text), "sources": values["sources"]} == values
+
+
+def test_an_override_beats_the_file_and_its_source() -> None:
+    recipe, _ = resolve(SummarizationRecipe, "demo", ["finetune.dropout=0.25"])
+    assert line_of(explain(recipe), "finetune.dropout").strip() == "dropout: 0.25  # --set"
+
+
+def test_sources_are_given_in_files() -> None:
+    with pytest.raises(ConfigError, match=r"--set sources: .* in a file"):
+        resolve(SummarizationRecipe, "demo", ["sources={seed: me}"])
+
+
+def written(folder: Path, **recipes: dict[str, Any]) -> Path:
+    """Write recipes to a folder and return the last one's path."""
+    for name, values in recipes.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_laid_over_its_base_mapping_by_mapping(tmp_path: Path) -> None:
+    mine = {"base": "demo", "name": "mine", "finetune": {"optimizer": {"betas": [0.8, 0.9]}}}
+    recipe, _ = resolve(SummarizationRecipe, str(written(tmp_path, mine=mine)), [])
+    base = resolved("demo")[0]
+    optimizer = base.finetune.optimizer.model_copy(update={"betas": (0.8, 0.9)})
+    finetune = base.finetune.model_copy(update={"optimizer": optimizer})
+    shared = {"finetune": finetune, "name": "mine", "sources": recipe.sources}
+    assert recipe == base.model_copy(update=shared)
+
+
+def test_bases_are_found_beside_the_recipe_and_stack(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    written(tmp_path, first={"base": "demo", "seed": 5, "finetune": {"updates": 300}})
+    second = {"base": "../first.yaml", "name": "second", "finetune": {"updates": 400}}
+    recipe, _ = resolve(SummarizationRecipe, str(written(tmp_path / "deep", second=second)), [])
+    assert isinstance(recipe, SummarizationRecipe)
+    assert (recipe.name, recipe.seed, recipe.finetune.updates) == ("second", 5, 400)
+    found = [recipe.sources[dotted] for dotted in ("seed", "finetune.updates", "finetune.dropout")]
+    assert found[:2] == ["first.yaml", "second.yaml"]
+    assert found[2].startswith("[ours]")
+
+
+def test_a_replaced_value_does_not_keep_the_source_of_the_old_one(tmp_path: Path) -> None:
+    mine = {
+        "base": "demo",
+        "finetune": {"dropout": 0.3, "updates": 900},
+        "sources": {"finetune.updates": "[ours] halved", "finetune.precision": "[ours] agreed"},
+    }
+    recipe, _ = resolve(SummarizationRecipe, str(written(tmp_path, mine=mine)), [])
+    assert recipe.sources["finetune.dropout"] == "mine.yaml"
+    assert recipe.sources["finetune.updates"] == "[ours] halved"
+    assert recipe.sources["finetune.precision"] == "[ours] agreed"
+
+
+def test_a_section_of_another_kind_replaces_that_of_the_base(tmp_path: Path) -> None:
+    """A base on the Hub leaves nothing behind where its recipe reads local files, nor its sources."""
+    mine = {
+        "base": "cnn_dm_bart_large",
+        "fetch": {"dataset": {"source": "local", "path": "/data"}},
+    }
+    recipe, _ = resolve(SummarizationRecipe, str(written(tmp_path, mine=mine)), [])
+    assert isinstance(recipe, SummarizationRecipe)
+    dataset = {"source": "local", "path": "/data"}
+    assert recipe.fetch.dataset == type(recipe.fetch.dataset).model_validate(dataset)
+    assert recipe.fetch.model == resolved("cnn_dm_bart_large")[0].fetch.model
+    assert recipe.sources["fetch.dataset.columns.document"] == "default"
+    assert "fetch.dataset.revision" not in recipe.sources
+
+
+@pytest.mark.parametrize(
+    ("recipes", "told"),
+    [
+        ({"a": {"base": "b.yaml"}, "b": {"base": "a.yaml"}}, ["circle", "a.yaml -> ", "b.yaml"]),
+        ({"a": {"base": "a.yaml"}}, ["a.yaml: base: ", "circle"]),
+        ({"a": {"base": "nope"}}, ["a.yaml: base: ", "'nope'", "demo"]),
+        ({"a": {"base": ["demo"]}}, ["a.yaml: base: ", "one recipe", "['demo']"]),
+        ({"a": {"base": "demo", "seed": "x"}}, ["a.yaml, based on ", "demo.yaml", "seed"]),
+        (
+            {"a": {"base": "demo", "sources": {"finetune.optimzer.lr": "me"}}},
+            ["a.yaml: sources: finetune.optimzer.lr", "did you mean finetune.optimizer.lr?"],
+        ),
+        ({"a": {"base": "demo", "sources": {"finetune": "me"}}}, ["finetune is not set"]),
+        ({"a": {"base": "demo", "sources": ["seed"]}}, ["a.yaml: sources: ", "['seed']"]),
+        ({"a": {"base": "demo", "sources": {"seed": 3}}}, ["a.yaml: sources: ", "{'seed': 3}"]),
+        ({"a": {"base": "demo", "sources": {"seed": " "}}}, ["a.yaml: sources: "]),
+    ],
+)
+def test_a_mistake_in_base_or_sources_names_its_file(
+    recipes: dict[str, dict[str, Any]], told: list[str], tmp_path: Path
+) -> None:
+    written(tmp_path, **recipes)
+    with pytest.raises(ConfigError) as failure:
+        resolve(SummarizationRecipe, str(tmp_path / "a.yaml"), [])
+    assert all(word in str(failure.value) for word in told), str(failure.value)
+
+
+def test_what_is_said_of_a_recipe_is_no_part_of_any_identity() -> None:
+    recipe = resolved("demo")[0]
+    other = recipe.model_copy(update={"sources": {"seed": "elsewhere"}, "name": "other"})
+    for stage in STAGES:
+        before, after = (stage.payload(one, {}, lambda _: "") for one in (recipe, other))
+        assert before == after
 
 
 @pytest.mark.parametrize(
@@ -149,7 +260,7 @@ def test_an_unknown_recipe_lists_the_packaged_ones() -> None:
 
 
 def test_a_recipe_can_be_a_path(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
+    path = tmp_path / "demo.yaml"
     path.write_text(find("demo").read_text(encoding="utf-8"), encoding="utf-8")
     by_path = resolve(SummarizationRecipe, str(path), [])[0]
     assert by_path == resolve(SummarizationRecipe, "demo", [])[0]
@@ -158,4 +269,7 @@ def test_a_recipe_can_be_a_path(tmp_path: Path) -> None:
 def test_execution_settings_of_finetune_are_no_part_of_its_identity() -> None:
     finetune = resolved("demo")[0].finetune
     hidden = finetune.settings().keys() - finetune.identity().keys()
-    assert hidden == {"validate_every", "checkpoint_every", "keep_checkpoints", "log_every"}
+    assert hidden == {
+        "activation_checkpointing", "checkpoint_every", "device_tflops", "keep_checkpoints", "log_every",
+        "max_failed_saves", "same_dropout_every", "tensorboard", "validate_every",
+    }  # fmt: skip

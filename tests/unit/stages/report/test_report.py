@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
@@ -25,7 +26,7 @@ from stages.export.config import ExportConfig
 from stages.fetch.config import FetchConfig
 from stages.finetune.config import FinetuneConfig
 from stages.generate.config import GenerateConfig
-from stages.report.config import ReportConfig
+from stages.report.config import ExpectedConfig, ReportConfig
 from stages.report.facts import ShownExample, spread
 from stages.report.page import DOCUMENT_CHARS, excerpt
 from stages.report.run import run
@@ -244,6 +245,39 @@ def test_every_figure_of_rouge_json_is_on_the_page_and_the_console(tmp_path: Pat
         "examples": 5,
         "page_bytes": (context.work / "index.html").stat().st_size,
     }
+
+
+def test_a_published_result_stands_right_below_the_run_s_and_is_called_so(tmp_path: Path) -> None:
+    context = finished_run(tmp_path / "run")
+    figures = {"rouge1": 44.38, "rouge2": 21.5, "rougeLsum": 41.17}
+    published = ExpectedConfig.model_validate({**figures, "source": "<table> 4"})
+    run(ReportConfig(expected=published), context)
+    page, console, card = (
+        written(context, name) for name in ("index.html", "console.txt", "README.md")
+    )
+    cells = "".join(f"<td>{cell}</td>" for cell in ("44.38", "21.50", "-", "41.17"))
+    assert f'<th scope="row">Published: &lt;table&gt; 4</th>{cells}' in page
+    assert "the published line is quoted, not" in page
+    assert "\n| Published: <table> 4 | 44.38 | 21.50 | - | 41.17 |\n" in card
+    first, second = console.splitlines()[1:3]
+    assert first.startswith("Fine-tuned model ")
+    assert second.split() == ["Published:", "<table>", "4", "44.38", "21.50", "-", "41.17"]
+    assert "44.38" not in card.partition("\n---\n")[0], "only what was measured is metadata"
+
+
+def test_without_a_published_result_none_is_spoken_of(tmp_path: Path) -> None:
+    context = finished_run(tmp_path / "run")
+    run(ReportConfig(), context)
+    texts = [path.read_text(encoding="utf-8") for path in context.work.iterdir()]
+    assert not [text for text in texts if "ublished" in text]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rouge1": 101.0}, {"rouge2": -1.0}, {"source": "a|b"}, {"source": ""}]
+)
+def test_a_published_result_is_in_percent_and_its_source_one_cell(wrong: JSON) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ExpectedConfig.model_validate({"rouge1": 40.0, "source": "table 4", **wrong})
 
 
 def test_text_of_the_corpus_is_escaped(tmp_path: Path) -> None:
