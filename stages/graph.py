@@ -12,14 +12,16 @@ STAGES = (
     Stage("encode", 1, ("fetch", "clean"), "stages.encode.run:run"),
     Stage(
         "finetune",
-        1,
+        2,
         ("fetch", "encode"),
         "stages.finetune.run:run",
         Launch.GROUP,
         seeded=True,
         check=check_launch,
+        forecast="stages.finetune.forecast:forecast",
+        probe="stages.finetune.probe:probe",
     ),
-    Stage("export", 1, ("fetch", "encode", "finetune"), "stages.export.run:run"),
+    Stage("export", 2, ("fetch", "encode", "finetune"), "stages.export.run:run"),
     Stage("generate", 1, ("encode", "export"), "stages.generate.run:run"),
     Stage("score", 1, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),
     Stage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BartForConditionalGeneration
 
-from pipeline.distributed.checkpoint import newest_valid
+from pipeline.distributed.checkpoint import committed, newest_valid
 from pipeline.distributed.zero import full_state
 from pipeline.errors import CheckpointError, CorruptArtifact
+from pipeline.files import read_json
 from pipeline.stage import Metrics, StageContext
 from stages.export.config import ExportConfig
 
@@ -24,20 +26,32 @@ _logger = logging.getLogger(__name__)
 
 
 def run(config: ExportConfig, context: StageContext) -> Metrics:
-    """Write model/ (config, safetensors, tokenizer), reload it and compare logits with the trainer's."""
+    """Write model/ (config, safetensors, tokenizer); its logits must be the trainer's at every step.
+
+    The newest checkpoint's weights are compared with what the trainer computed from them. Only then those
+    that were chosen are put in their place, and the reloaded directory is compared with them.
+    """
     trained = context.inputs["finetune"]
-    found = newest_valid(trained.directory("checkpoints"))
-    if found is None:
+    checkpoints = trained.directory("checkpoints")
+    newest = newest_valid(checkpoints)
+    if newest is None:
         raise CheckpointError(f"{trained.path}: holds no checkpoint")
+    chosen: list[int] = read_json(trained.file("selection.json"))["updates"]
     model_folder = context.work / "model"
     shutil.rmtree(model_folder, ignore_errors=True)
     pretrained = context.inputs["fetch"].directory("model")
     model = BartForConditionalGeneration.from_pretrained(pretrained, dtype=torch.float32)
-    _fill(model, full_state(found.folder))
+    probe = load_file(trained.file("probe.safetensors"))
+    _fill(model, full_state(newest.folder))
+    from_trainer = _difference(_logits(model, probe), probe["logits_BTV"], probe)
+    if chosen != [newest.update]:
+        _fill(model, average_state([committed(checkpoints, update).folder for update in chosen]))
     model.save_pretrained(model_folder)
     _copy_tokenizer(pretrained, model_folder)
     context.stop.check()
-    difference = _compare(model_folder, trained.file("probe.safetensors"))
+    reloaded = _reload(model_folder)
+    from_disk = _difference(_logits(reloaded, probe), _logits(model, probe), probe)
+    difference = float(torch.tensor([from_trainer, from_disk]).max())  # NaN if either is
     if not difference <= config.logit_tolerance:
         raise CorruptArtifact(
             f"{model_folder}: its logits differ from the trainer's by {difference:.3g}, "
@@ -45,7 +59,7 @@ def run(config: ExportConfig, context: StageContext) -> Metrics:
         )
     return {
         "largest_logit_difference": difference,
-        "update": found.update,
+        "updates": " ".join(map(str, chosen)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "model_bytes": sum(path.stat().st_size for path in model_folder.iterdir()),
     }
@@ -80,8 +94,21 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _compare(folder: Path, probe: Path) -> float:
-    """Return the largest difference between the reloaded model's logits and the trainer's.
+def average_state(folders: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the mean of checkpoints' weights, added up in float64 and rounded to float32 once.
+
+    Weight averaging after Izmailov et al. (arXiv 1803.05407), over the candidates of one training.
+    """
+    mean: dict[str, Tensor] = {}
+    for folder in folders:
+        for name, tensor in full_state(folder).items():
+            part = tensor.double() / len(folders)
+            mean[name] = mean[name] + part if name in mean else part
+    return {name: tensor.float() for name, tensor in mean.items()}
+
+
+def _reload(folder: Path) -> BartForConditionalGeneration:
+    """Load what was written, as anybody would.
 
     Raises:
         CorruptArtifact: If loading reports missing or unexpected weights, or an untied embedding.
@@ -100,14 +127,21 @@ def _compare(folder: Path, probe: Path) -> float:
     )
     if any(weight.data_ptr() != embedding.data_ptr() for weight in tied):
         raise CorruptArtifact(f"{folder}: the token embedding is no longer shared")
-    tensors = load_file(probe)
+    return model
+
+
+def _logits(model: BartForConditionalGeneration, probe: dict[str, Tensor]) -> Tensor:
     model.eval()
     with torch.no_grad():
-        logits_BTV = model(
-            input_ids=tensors["source_ids_BS"],
-            attention_mask=tensors["source_mask_BS"],
-            decoder_input_ids=tensors["decoder_ids_BT"],
+        logits_BTV: Tensor = model(
+            input_ids=probe["source_ids_BS"],
+            attention_mask=probe["source_mask_BS"],
+            decoder_input_ids=probe["decoder_ids_BT"],
             use_cache=False,
         ).logits
-    valid_BT = tensors["target_mask_BT"]
-    return float((logits_BTV - tensors["logits_BTV"])[valid_BT].abs().max())
+    return logits_BTV
+
+
+def _difference(found_BTV: Tensor, wanted_BTV: Tensor, probe: dict[str, Tensor]) -> float:
+    """Return the largest difference of logits where there is a target."""
+    return float((found_BTV - wanted_BTV)[probe["target_mask_BT"]].abs().max())

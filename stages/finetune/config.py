@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
@@ -208,10 +209,15 @@ class FinetuneConfig(Config):
 
 
 def check_launch(config: FinetuneConfig, execution: Execution) -> None:
-    """Raise ConfigError if there are more processes than lanes."""
+    """Raise ConfigError if there are more processes than lanes, or TensorBoard is asked for and missing."""
     lanes, size = config.batch.lanes, execution.processes
     if size > lanes:
         raise ConfigError(
             f"{size} processes, but finetune.batch.lanes is {lanes}: use --processes {lanes} or fewer, or "
             "raise lanes (which changes the recipe's updates)"
+        )
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "finetune.tensorboard is on, but tensorboard is not installed: `pip install -e '.[track]'`, or "
+            "--set finetune.tensorboard=false"
         )

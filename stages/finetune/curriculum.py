@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from stages.finetune.batch_plan import BatchPlan, EpochPlan, Int64s
 from stages.finetune.config import FinetuneConfig
+from stages.finetune.costs import Costs
 from stages.finetune.data import EncodedSplit, HeadTask, SummaryTask, Task
 
 
@@ -20,19 +23,24 @@ class UpdateWork:
     """Row numbers of each lane's micro-batch; at most `batch.lanes` of them."""
     target_tokens: int
     """Target tokens of all lanes: the divisor of the update's loss."""
+    tokens: int
+    """Source and target tokens of all lanes."""
+    forward_flops: int
+    """Matrix products of a forward pass over all lanes' rows, each at its own length."""
 
 
 class Curriculum:
     """The warm start, if any, then summarization."""
 
     def __init__(
-        self, split: EncodedSplit, config: FinetuneConfig, seed: int, d_model: int, mask_id: int
+        self, split: EncodedSplit, config: FinetuneConfig, seed: int, costs: Costs, mask_id: int
     ) -> None:
+        self._costs = costs
         self._warm_updates = config.warm_start_updates
         self._summary = SummaryTask(split)
         self._head = HeadTask(split, config.warm_start, mask_id=mask_id, seed=seed)
-        self.summary_plan = plan_of(self._summary, config, seed, d_model)
-        self._head_plan = plan_of(self._head, config, seed, d_model) if self._warm_updates else None
+        self.summary_plan = plan_of(self._summary, config, seed, costs)
+        self._head_plan = plan_of(self._head, config, seed, costs) if self._warm_updates else None
         self._epoch = lru_cache(maxsize=1)(BatchPlan.epoch)
 
     def update(self, number: int) -> UpdateWork:
@@ -45,10 +53,15 @@ class Curriculum:
         epoch, index = divmod(number, plan.updates_per_epoch)
         planned: EpochPlan = self._epoch(plan, epoch)
         lanes = planned.update(index)
-        tokens = sum(int(task.target_lengths[rows].sum()) for rows in lanes)
-        return UpdateWork(task, epoch, lanes, tokens)
+        rows = np.concatenate(lanes)
+        sources, targets = task.source_lengths[rows], task.target_lengths[rows]
+        target_tokens = int(targets.sum())
+        flops = int(self._costs.of(np.ones_like(sources), sources, targets).sum())
+        return UpdateWork(
+            task, epoch, lanes, target_tokens, int(sources.sum()) + target_tokens, flops
+        )
 
 
-def plan_of(task: Task, config: FinetuneConfig, seed: int, d_model: int) -> BatchPlan:
+def plan_of(task: Task, config: FinetuneConfig, seed: int, costs: Costs) -> BatchPlan:
     """Return the batch plan of a task."""
-    return BatchPlan(task.source_lengths, task.target_lengths, config.batch, seed, d_model)
+    return BatchPlan(task.source_lengths, task.target_lengths, config.batch, seed, costs)

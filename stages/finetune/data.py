@@ -28,6 +28,7 @@ class EncodedSplit:
         ]
         if not tables:
             raise CorruptArtifact(f"{folder}: holds no Arrow shard")
+        self._ids = pa.chunked_array([chunk for table in tables for chunk in table["id"].chunks])
         self._sources = _Lists([table["source_ids"] for table in tables])
         self._targets = _Lists([table["target_ids"] for table in tables])
 
@@ -43,6 +44,10 @@ class EncodedSplit:
     def target_lengths(self) -> NDArray[np.int64]:
         """Target tokens of each row, special tokens included."""
         return self._targets.lengths
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the ids under which rows stand in the ledger."""
+        return [self._ids[int(row)].as_py() for row in rows]
 
     def source(self, row: int) -> Ids:
         """Return the source ids of a row."""
@@ -76,6 +81,7 @@ class SummaryTask:
         self._split = split
         self.source_lengths = split.source_lengths
         self.target_lengths = split.target_lengths
+        self.ids = split.ids
 
     def row(self, row: int, _epoch: int) -> tuple[Ids, Ids]:
         """Return source and target ids."""
@@ -91,6 +97,7 @@ class HeadTask:
         self._split, self._settings, self._mask_id, self._seed = split, settings, mask_id, seed
         self.source_lengths = np.minimum(split.source_lengths, settings.source_tokens)
         self.target_lengths = np.minimum(self.source_lengths, settings.target_tokens)
+        self.ids = split.ids
 
     def row(self, row: int, epoch: int) -> tuple[Ids, Ids]:
         """Return the masked document and its head; the mask is drawn from (seed, epoch, row)."""

@@ -20,6 +20,8 @@ _CHUNK_ROWS = {"cpu": 1024, "cuda": 2048}
 """Stacked rows of a chunk. Fewer make the weight's gradient, added up once a chunk, the dearest part."""
 _BLOCK_ROWS = {"cpu": 16, "cuda": 256}
 """Rows of a block of elementwise work: on a CPU what stays in cache, on a GPU what bounds scratch memory."""
+_VOCABULARY_PART = 16_384
+"""Rows of the weight whose gradient is made at a time: a 16-bit product of all would be held beside it."""
 _FP16_SCALE = 256.0
 """Smoothing's share of a gradient, eps / V, is 2e-6: below fp16's normal range unless scaled up first."""
 
@@ -98,7 +100,7 @@ class _FusedLoss(torch.autograd.Function):
         needs_gradient = is_recording and any(ctx.needs_input_grad[:3])
         head = _Head(weight_VD.to(dtype), bias_V, clean_ND.dtype, smoothing, kl_lambda)
         halves = [clean_ND] if noised_ND is None else [clean_ND, noised_ND]
-        losses = torch.zeros(3, dtype=torch.float64, device=clean_ND.device)
+        losses = torch.zeros(4, dtype=torch.float64, device=clean_ND.device)
         gradients = _Gradients(halves, weight_VD) if needs_gradient else None
         count = clean_ND.shape[0]
         chunk_rows = _CHUNK_ROWS.get(clean_ND.device.type, 2048) // len(halves)
@@ -106,20 +108,23 @@ class _FusedLoss(torch.autograd.Function):
         for index in range(chunks):  # of equal size, up to one row
             part = slice(index * count // chunks, (index + 1) * count // chunks)
             losses += head.chunk([half[part] for half in halves], rows, part, gradients)
-        nll, smooth, kl = losses.to(clean_ND.dtype)
-        ctx.is_noised = noised_ND is not None
-        if gradients is not None:
-            ctx.save_for_backward(*gradients.halves, gradients.weight_VD)
-        ctx.mark_non_differentiable(nll, smooth, kl)
-        return nll + smooth + kl_lambda * kl, nll, smooth, kl
+        nll, smooth, kl, correct = losses.to(clean_ND.dtype)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(nll, smooth, kl, correct)
+        return nll + smooth + kl_lambda * kl, nll, smooth, kl, correct
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        # The incoming gradient holds 1 / tokens, accumulation and the loss scale: it is not 1. In place:
-        # a second backward through the same graph is an error that autograd reports by itself.
-        *halves, weight_VD = (saved.mul_(outputs[0]) for saved in ctx.saved_tensors)
-        clean_ND, noised_ND = halves if ctx.is_noised else (halves[0], None)
-        return clean_ND, noised_ND, weight_VD, None, None, None, None, None, None
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError(
+                "a second backward pass through the fused head, which keeps nothing for it"
+            )
+        # The incoming gradient holds 1 / tokens, accumulation and the loss scale: it is not 1. In place, and
+        # no reference is left behind: autograd takes the weight's gradient as it is, without a copy.
+        clean_ND, *noised = (half.mul_(outputs[0]) for half in gradients.halves)
+        weight_VD = gradients.take_weight().mul_(outputs[0])
+        return clean_ND, noised[0] if noised else None, weight_VD, *[None] * 6
 
 
 class _Gradients:
@@ -130,22 +135,27 @@ class _Gradients:
         self._like_VD = weight_VD
         self._weight_VD: Tensor | None = None
 
-    @property
-    def weight_VD(self) -> Tensor:
-        """Gradient of the weight; zeros if there was no row."""
-        return torch.zeros_like(self._like_VD) if self._weight_VD is None else self._weight_VD
+    def take_weight(self) -> Tensor:
+        """Hand over the gradient of the weight; zeros if there was no row."""
+        weight_VD, self._weight_VD = self._weight_VD, None
+        return torch.zeros_like(self._like_VD) if weight_VD is None else weight_VD
 
-    def add_weight(self, gradient_VC: Tensor, hidden_CD: Tensor, scale: float) -> None:
-        """Add a chunk's gradient of the weight, scaled up by `scale`; the first one is not copied."""
-        exact = self._like_VD.dtype
+    def add_weight(self, gradient_CV: Tensor, hidden_CD: Tensor, scale: float) -> None:
+        """Add a chunk's gradient of the weight, scaled up by `scale`."""
+        exact, is_first = self._like_VD.dtype, self._weight_VD is None
         if self._weight_VD is None:
-            self._weight_VD = _product(gradient_VC, hidden_CD, exact).to(exact)
-            if scale != 1.0:
-                self._weight_VD.div_(scale)
-        elif gradient_VC.dtype == exact:
-            self._weight_VD.addmm_(gradient_VC, hidden_CD)
-        else:
-            self._weight_VD.add_(_product(gradient_VC, hidden_CD, exact), alpha=1.0 / scale)
+            self._weight_VD = torch.empty_like(self._like_VD)
+        for start in range(0, len(self._weight_VD), _VOCABULARY_PART):
+            part = slice(start, start + _VOCABULARY_PART)
+            gradient_PC = gradient_CV[:, part].T
+            if gradient_CV.dtype == exact:
+                self._weight_VD[part].addmm_(gradient_PC, hidden_CD, beta=0.0 if is_first else 1.0)
+                continue
+            product_PD = _product(gradient_PC, hidden_CD, exact)
+            if is_first:
+                torch.div(product_PD, scale, out=self._weight_VD[part])
+            else:
+                self._weight_VD[part].add_(product_PD, alpha=1.0 / scale)
 
 
 class _Head:
@@ -167,14 +177,14 @@ class _Head:
     def chunk(
         self, halves: list[Tensor], rows: Rows, part: slice, gradients: _Gradients | None
     ) -> Tensor:
-        """Return [nll, smoothing, kl] of a chunk, float64; add its gradients where they are wanted."""
+        """Return [nll, smoothing, kl, correct] of a chunk, float64; add its gradients where wanted."""
         dtype = self._weight_VD.dtype
         hidden_CD = torch.cat(halves).to(dtype)
         logits_CV = _product(hidden_CD, self._weight_VD.T, self._exact)
         is_own = logits_CV.dtype == dtype
         gradient_CV = logits_CV if is_own else torch.empty_like(logits_CV, dtype=dtype)
         count = halves[0].shape[0]
-        per_row_3N = torch.zeros(3, count, dtype=self._exact, device=hidden_CD.device)
+        per_row_4N = torch.zeros(4, count, dtype=self._exact, device=hidden_CD.device)
         block_rows = min(_BLOCK_ROWS.get(hidden_CD.device.type, 256), count)
         scratch = torch.empty(
             (5, block_rows, logits_CV.shape[1]), dtype=self._exact, device=hidden_CD.device
@@ -186,7 +196,7 @@ class _Head:
                 [half[block] for half in torch.split(gradient_CV, count)] if gradients else [],
                 Rows(*(column[part][block] for column in rows)),
                 scratch[:, : block.stop - block.start],
-                per_row_3N[:, block],
+                per_row_4N[:, block],
             )
         if gradients is not None:
             hidden_gradient_CD = _product(gradient_CV, self._weight_VD, self._exact)
@@ -194,8 +204,8 @@ class _Head:
                 torch.split(hidden_gradient_CD, count), gradients.halves, strict=True
             ):
                 torch.div(half, self._scale, out=gradient_ND[part])
-            gradients.add_weight(gradient_CV.T, hidden_CD, self._scale)
-        return per_row_3N.sum(dim=1, dtype=torch.float64)
+            gradients.add_weight(gradient_CV, hidden_CD, self._scale)
+        return per_row_4N.sum(dim=1, dtype=torch.float64)
 
     def _block(
         self,
@@ -203,19 +213,20 @@ class _Head:
         gradients: list[Tensor],
         rows: Rows,
         scratch: Tensor,
-        per_row_3R: Tensor,
+        per_row_4R: Tensor,
     ) -> None:
         """Fill in losses and gradients of a block; `gradients` may be the same memory as `logits`."""
         lp, p, lq, q, work = scratch
         targets_R1 = rows.targets_N[:, None]
         n_R1 = rows.nll_weights_N[:, None].to(self._exact)
-        self._log_softmax(logits[0], lp, p)
+        log_total_R1 = self._log_softmax(logits[0], lp, p)
         log_p_target_R1 = lp.gather(1, targets_R1)
-        per_row_3R[0] = -(n_R1 * log_p_target_R1).squeeze(1)
+        per_row_4R[0] = -(n_R1 * log_p_target_R1).squeeze(1)
         smoothed_R1 = (1.0 - self._share_target) * log_p_target_R1
         if self._share_all:
             smoothed_R1 -= self._share_all * lp.sum(1, keepdim=True)
-        per_row_3R[1] = (n_R1 * smoothed_R1).squeeze(1)
+        per_row_4R[1] = (n_R1 * smoothed_R1).squeeze(1)
+        per_row_4R[3] = (n_R1 * (log_p_target_R1 == -log_total_R1)).squeeze(1)  # max - max is 0
         onehot_R1 = n_R1 * (-self._share_target * self._scale)
         if len(logits) == 1:
             if gradients:
@@ -227,7 +238,7 @@ class _Head:
         difference = lp.sub_(lq)
         a_R1 = torch.linalg.vecdot(p, difference)[:, None]
         b_R1 = -torch.linalg.vecdot(q, difference)[:, None]
-        per_row_3R[2] = (k_R1 * (a_R1 + b_R1)).squeeze(1)
+        per_row_4R[2] = (k_R1 * (a_R1 + b_R1)).squeeze(1)
         if not gradients:
             return
         k_R1 = k_R1 * (self._kl_lambda * self._scale)
@@ -240,8 +251,8 @@ class _Head:
             work.sub_(n_R1 * self._share_all)
         gradients[0].copy_(work.scatter_add_(1, targets_R1, onehot_R1))
 
-    def _log_softmax(self, logits: Tensor, log_p: Tensor, p: Tensor) -> None:
-        """Fill in log-probabilities and probabilities with one exponential an entry."""
+    def _log_softmax(self, logits: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
+        """Fill in log-probabilities and probabilities, one exponential an entry; return -log p of the top."""
         log_p.copy_(logits)
         if self._bias_V is not None:
             log_p.add_(self._bias_V)
@@ -250,6 +261,7 @@ class _Head:
         total_R1 = p.sum(1, keepdim=True)
         p.div_(total_R1)
         log_p.sub_(total_R1.log_())
+        return total_R1
 
 
 def _product(left: Tensor, right: Tensor, exact: torch.dtype) -> Tensor:

@@ -28,13 +28,15 @@ class Smoothing(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Sums over a micro-batch, in nats; divide by the update's target tokens."""
+    """Sums over a micro-batch, nats unless said otherwise; divide by the update's target tokens."""
 
     total: Tensor
     """nll + smoothing + lambda * kl; carries the gradient."""
     nll: Tensor
     smoothing: Tensor
     kl: Tensor
+    correct: Tensor
+    """Target tokens that the clean pass gives the highest probability; a count, not nats."""
 
 
 class SmoothedNll(NamedTuple):
@@ -151,10 +153,11 @@ def plain_loss(
         kl_lambda: Weight of the KL in the total.
     """
     nll, added = smoothed_nll(clean_BTV, targets_BT, valid_BT, smoothing.epsilon, smoothing.form)
+    correct = ((clean_BTV.argmax(-1) == targets_BT) & valid_BT).sum().to(nll.dtype)
     if noised_BTV is None:
-        return LossSums(nll + added, nll, added, nll.new_zeros(()))
+        return LossSums(nll + added, nll, added, nll.new_zeros(()), correct)
     kl = reduce_kl(symmetric_kl(clean_BTV, noised_BTV), valid_BT, reduction)
-    return LossSums(nll + added + kl_lambda * kl, nll, added, kl)
+    return LossSums(nll + added + kl_lambda * kl, nll, added, kl, correct)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -6,26 +6,67 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.files import write_atomic
+
+SET_ASIDE = "metrics.set_aside.jsonl"
+"""Records past the checkpoint that training resumed from; the resumed updates write theirs anew."""
+
+VALIDATION = "valid/nll"
+"""What the record of a validation has, and no other."""
 
 _logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends records of one run; reopened at the update that training resumes from."""
+    """Appends records of one run; reopened at the update that training resumes from.
 
-    def __init__(self, path: Path, resumed_at: int) -> None:
+    Args:
+        path: The file.
+        resumed_at: Updates done; later records are set aside.
+        is_validated: False if the validation at `resumed_at` is still to be done; its record, if any, is set
+            aside too.
+        tensorboard: A folder to write event files to as well, or None.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        resumed_at: int,
+        *,
+        is_validated: bool = True,
+        tensorboard: Path | None = None,
+    ) -> None:
         self._path = path
-        kept = [record for record in read(path) if record["update"] <= resumed_at]
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+        def is_late(record: dict[str, float]) -> bool:
+            is_undone = not is_validated and VALIDATION in record
+            return record["update"] > resumed_at or (record["update"] == resumed_at and is_undone)
+
+        records = read(path)
+        late = [record for record in records if is_late(record)]
+        if late:
+            with (path.parent / SET_ASIDE).open("a", encoding="utf-8") as file:
+                file.write(_lines(late))
+        write_atomic(path, _lines([record for record in records if not is_late(record)]))
+        self._writer: Any = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_at + 1)
 
     def add(self, update: int, **values: float | None) -> None:
         """Append one record: values after `update` updates."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"update": update, **values}) + "\n")
+            file.write(_lines([{"update": update, **values}]))
             file.flush()
             os.fsync(file.fileno())
+        if self._writer is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(name, value, update)
+            self._writer.flush()
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -40,3 +81,7 @@ def read(path: Path) -> list[dict[str, float]]:
             _logger.info("%s: an unfinished last record is dropped", path)
             break
     return records
+
+
+def _lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)

@@ -48,9 +48,19 @@ class Batch:
             source_ids_BS, source_mask_BS, decoder_ids_BT, target_ids_BT, target_mask_BT, valid_N
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """Return the batch on another device; a GPU gets it without the host waiting."""
+        is_gpu = device.type == "cuda"
+        return Batch(
+            **{
+                name: (tensor.pin_memory() if is_gpu else tensor).to(device, non_blocking=is_gpu)
+                for name, tensor in self.tensors().items()
+            }
+        )
 
     def without_targets(self) -> Batch:
         """Return the batch with every target masked: the same work, no loss and no gradient."""

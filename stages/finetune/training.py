@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from pipeline.distributed import collectives
+from pipeline.distributed import collectives, presence
 from pipeline.distributed.world import World
 from pipeline.distributed.zero import ZeroEngine
-from pipeline.errors import DataError
 from pipeline.preemption import StopFlag
 from stages.finetune.batch_plan import BatchPlan, Int64s, lane_slots
 from stages.finetune.curriculum import UpdateWork
 from stages.finetune.data import Task, collate
 from stages.finetune.loss import LossSums
 from stages.finetune.model import Batch
+from stages.finetune.noise_survival import NoiseProbe
+from stages.finetune.nonfinite import LaneLoss
 from stages.finetune.randomness import counter_seed
 
-_GO, _STOP, _NOT_FINITE = 0, 1, 2
+_POLL_BATCHES = 16
+"""Validation micro-batches of a rank between two looks at the stop flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +41,36 @@ class Ranks:
         return collate(pairs, pad_id=self.pad_id, start_id=self.start_id, device=self.engine.device)
 
 
-@dataclass(slots=True)
-class Totals:
-    """Loss sums of this rank since the last record, in nats."""
+class Sums(NamedTuple):
+    """Loss sums over micro-batches, nats but for `correct`, which counts target tokens."""
 
     nll: float = 0.0
     smoothing: float = 0.0
     kl: float = 0.0
-    target_tokens: int = 0
-    """Of all ranks: known from the plan, not communicated."""
+    correct: float = 0.0
 
-    def per_token(self, device: torch.device) -> dict[str, float]:
-        """Sum over ranks and divide by the target tokens; nats per target token."""
-        nll, smoothing, kl = collectives.all_sum([self.nll, self.smoothing, self.kl], device)
-        tokens = self.target_tokens
-        return {"nll": nll / tokens, "smoothing": smoothing / tokens, "kl": kl / tokens}
+    def plus(self, other: Sums) -> Sums:
+        """Return both together."""
+        return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an update; the same on all ranks but for `lanes`."""
+
+    sums: Sums
+    """Over all lanes."""
+    is_applied: bool
+    """False if the loss or the gradient was not finite: weights and moments are as they were."""
+    must_stop: bool
+    """Whether any rank was asked to stop."""
+    lanes: list[tuple[LaneLoss, Batch]]
+    """This rank's micro-batches, if the update was not applied."""
+
+    @property
+    def is_loss_finite(self) -> bool:
+        """Whether the loss was; the gradient may still not have been."""
+        return all(map(math.isfinite, self.sums))
 
 
 def train_update(
@@ -61,75 +79,114 @@ def train_update(
     number: int,
     lanes: int,
     lr: float,
-    totals: Totals,
     stop: StopFlag,
-) -> bool:
-    """Run this rank's lanes of one update and apply it.
+    probe: NoiseProbe | None = None,
+) -> Outcome:
+    """Run this rank's lanes of one update and apply it, unless its loss or gradient is not finite.
 
     The update's loss is sum over all lanes of (nll + smoothing + lambda kl) / target tokens of the update.
     Before each micro-batch the random generators are seeded by (seed, update, lane), so dropout and noise
     depend neither on the number of ranks nor on restarts. A rank with fewer lanes than others repeats one
     with every target masked: the same collectives, no gradient.
 
-    Returns:
-        Whether any rank was asked to stop; all ranks get the same answer.
-
-    Raises:
-        DataError: If a loss is not finite, before the weights are touched; on all ranks.
+    Args:
+        ranks: This rank's engine and constants.
+        work: The rows.
+        number: The update's number, 0 first.
+        lanes: Lanes of the plan.
+        lr: Learning rate.
+        stop: Whether to stop; the ranks agree on it once an update, with the sums.
+        probe: Listens to this rank's first lane.
     """
+    presence.mark(f"update {number + 1}")
     world, engine = ranks.world, ranks.engine
     slots = lane_slots(lanes, world.size)
     engine.train(True)
+    done: list[tuple[int, Batch, torch.Tensor]] = []
     for slot in range(slots):
         lane = world.rank + slot * world.size
         is_idle = lane >= len(work.lanes)
         batch = ranks.batch(work.task, work.lanes[0 if is_idle else lane], work.epoch)
         if is_idle:
             batch = batch.without_targets()
-        torch.manual_seed(counter_seed(ranks.seed, "update", number, lane))
-        sums: LossSums = engine(batch)
+        torch.manual_seed(micro_batch_seed(ranks.seed, number, lane))
+        sums: LossSums = engine(batch, probe if slot == 0 else None)
         engine.backward(sums.total / work.target_tokens)
-        totals.nll += sums.nll.item()
-        totals.smoothing += sums.smoothing.item()
-        totals.kl += sums.kl.item()
-        if slot == slots - 1:
-            state = _agree(totals, stop, engine.device)
-            if state == _NOT_FINITE:
-                raise DataError(
-                    f"the loss of update {number + 1} is not finite; training stopped before applying it. "
-                    "The updates before have likely ruined the weights: lower finetune.optimizer.lr or "
-                    "use finetune.precision fp32, and start again with --restart-from finetune"
-                )
+        parts = torch.stack([sums.nll, sums.smoothing, sums.kl, sums.correct]).detach().double()
+        done.append((lane, batch, parts))
+        if slot < slots - 1:
             engine.step(lr)
-            totals.target_tokens += work.target_tokens
-            return state == _STOP
-        engine.step(lr)
-    raise AssertionError("an update has at least one slot")
+    mine = (
+        torch.stack([parts for _, _, parts in done]).sum(0).tolist()
+    )  # the one wait for the device
+    *agreed, stops = collectives.all_sum([*mine, float(stop.reason is not None)], engine.device)
+    total = Sums(*agreed)
+    if all(map(math.isfinite, total)):
+        is_applied = engine.step(lr)
+    else:
+        engine.discard()
+        is_applied = False
+    culprits = [] if is_applied else _described(work, done)
+    return Outcome(total, is_applied, stops > 0, culprits)
 
 
-def _agree(totals: Totals, stop: StopFlag, device: torch.device) -> int:
-    is_finite = all(map(math.isfinite, (totals.nll, totals.smoothing, totals.kl)))
-    mine = _NOT_FINITE if not is_finite else _STOP if stop.reason else _GO
-    return collectives.all_max(mine, device)
+def micro_batch_seed(seed: int, update: int, lane: int) -> int:
+    """Return the seed of dropout and noise of one micro-batch."""
+    return counter_seed(seed, "update", update, lane)
 
 
-def validate(ranks: Ranks, task: Task, plan: BatchPlan) -> dict[str, float]:
-    """Return nll and smoothing of a split in nats per target token; the same on all ranks.
+def _described(
+    work: UpdateWork, done: list[tuple[int, Batch, torch.Tensor]]
+) -> list[tuple[LaneLoss, Batch]]:
+    return [
+        (LaneLoss(lane, work.task.ids(work.lanes[lane]), *parts.tolist()[:3]), batch)
+        for lane, batch, parts in done
+        if lane < len(work.lanes)
+    ]
+
+
+def kl_at_equal_dropout(ranks: Ranks, work: UpdateWork, number: int) -> float:
+    """Return what the noise alone does to lane 0: KL in nats per target token; every rank must call it."""
+    lane = min(ranks.world.rank, len(work.lanes) - 1)
+    batch = ranks.batch(work.task, work.lanes[lane], work.epoch)
+    seed = micro_batch_seed(ranks.seed, number, lane)
+    torch.manual_seed(seed)
+    ranks.engine.train(True)
+    with torch.no_grad():
+        sums: LossSums = ranks.engine(batch, None, seed)
+    return collectives.broadcast(sums.kl.item() / batch.valid_N.numel())
+
+
+def validate(ranks: Ranks, task: Task, plan: BatchPlan, stop: StopFlag) -> dict[str, float] | None:
+    """Measure a split, without noise and dropout; None if a rank was asked to stop meanwhile.
 
     Every rank runs the same number of forward passes, as ZeRO-3 requires.
+
+    Returns:
+        nll and smoothing in nats per target token, and accuracy: the share of target tokens that have
+        the highest probability, given the reference's tokens before them. The same on all ranks.
     """
     world, engine = ranks.world, ranks.engine
     epoch = plan.epoch(0)
     batches = [rows for index in range(plan.updates_per_epoch) for rows in epoch.update(index)]
     engine.train(False)
-    sums = [0.0, 0.0]
+    mine = Sums()
     for slot in range(lane_slots(len(batches), world.size)):
+        presence.mark(f"validation batch {slot + 1}")
+        if slot % _POLL_BATCHES == 0 and collectives.all_max(
+            int(stop.reason is not None), engine.device
+        ):
+            return None
         number = world.rank + slot * world.size
         is_idle = number >= len(batches)
         batch = ranks.batch(task, batches[0 if is_idle else number], 0)
         with torch.no_grad():
-            losses: LossSums = engine(batch.without_targets() if is_idle else batch)
-        sums = [sums[0] + losses.nll.item(), sums[1] + losses.smoothing.item()]
-    nll, smoothing = collectives.all_sum(sums, engine.device)
+            sums: LossSums = engine(batch.without_targets() if is_idle else batch)
+        mine = mine.plus(Sums(*(part.item() for part in sums[1:])))
+    total = Sums(*collectives.all_sum(list(mine), engine.device))
     tokens = int(task.target_lengths.sum())
-    return {"nll": nll / tokens, "smoothing": smoothing / tokens}
+    return {
+        "nll": total.nll / tokens,
+        "smoothing": total.smoothing / tokens,
+        "accuracy": total.correct / tokens,
+    }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BartForConditionalGeneration
 
 from pipeline.artifact import RunDir
+from pipeline.distributed.checkpoint import folder_name
 from pipeline.distributed.world import World
 from pipeline.errors import CheckpointError, CorruptArtifact
 from pipeline.files import record_tree, write_json
@@ -64,26 +66,44 @@ def probe(trained: BartForConditionalGeneration) -> State:
     return {**batch, "logits_BTV": logits_BTV}
 
 
+NEWEST = 7
+
+
+def prefixed(model: BartForConditionalGeneration) -> State:
+    """A model's state under the names of the trained module."""
+    return {f"bart.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def write_checkpoint(root: Path, update: int, state: State) -> None:
+    """A committed ZeRO-0 checkpoint."""
+    folder = root / folder_name(update)
+    (folder / "state").mkdir(parents=True)
+    torch.save({"module": state}, folder / "state" / "mp_rank_00_model_states.pt")
+    record = {"update": update, "world_size": 1, "zero_stage": 0, "notes": None}
+    write_json(folder / "commit.json", {**record, "files": record_tree(folder)})
+
+
 def new_context(
     root: Path,
     pretrained: Path,
     trained: BartForConditionalGeneration,
     change: Callable[[State], object] = lambda state: None,
+    *,
+    older: Mapping[int, State] | None = None,
+    chosen: tuple[int, ...] = (NEWEST,),
 ) -> StageContext:
-    """The context of export in a run whose training left a ZeRO-0 checkpoint; `change` edits it."""
+    """The context of export in a run whose training left checkpoints; `change` edits the newest."""
     run_dir = RunDir(root)
     folder = run_dir.open_partial("fetch", {}) / "model"
     folder.mkdir()
     for file in pretrained.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     finetuned = run_dir.open_partial("finetune", {})
-    checkpoint = finetuned / "checkpoints" / "update_00000007"
-    (checkpoint / "state").mkdir(parents=True)
-    state = {f"bart.{name}": tensor.clone() for name, tensor in trained.state_dict().items()}
-    change(state)
-    torch.save({"module": state}, checkpoint / "state" / "mp_rank_00_model_states.pt")
-    record = {"update": 7, "world_size": 1, "zero_stage": 0}
-    write_json(checkpoint / "commit.json", {**record, "files": record_tree(checkpoint)})
+    newest = prefixed(trained)
+    change(newest)
+    for update, state in {**(older or {}), NEWEST: newest}.items():
+        write_checkpoint(finetuned / "checkpoints", update, state)
+    write_json(finetuned / "selection.json", {"weights": "last", "updates": list(chosen)})
     save_file(probe(trained), finetuned / "probe.safetensors")
     inputs = {name: run_dir.commit(name, {}, {}, {}) for name in ("fetch", "finetune")}
     work = run_dir.open_partial("export", {})
@@ -103,7 +123,7 @@ def test_the_exported_model_is_the_trained_one(
     expected = trained.state_dict()
     for name, tensor in exported.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert metrics["update"] == 7
+    assert metrics["updates"] == "7"
     assert metrics["largest_logit_difference"] < 1e-5
     assert metrics["parameters"] == sum(weight.numel() for weight in trained.parameters())
 
@@ -135,6 +155,7 @@ def test_the_shared_embedding_is_stored_once(
 
 
 WEIGHT = "bart.model.encoder.layers.0.fc1.weight"
+BIAS = "bart.model.encoder.layers.0.fc1.bias"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +195,7 @@ def test_a_tied_weight_that_came_loose_is_refused(
     context = new_context(
         tmp_path, pretrained, trained, lambda state: state["bart.lm_head.weight"][20, 0].add_(1.0)
     )
-    with pytest.raises(CorruptArtifact):
+    with pytest.raises(CorruptArtifact, match="logit"):
         run(ExportConfig(), context)
 
 
@@ -209,3 +230,112 @@ def test_a_rerun_writes_the_same_files(
     (context.work / "model" / "leftover.txt").write_text("from an interrupted attempt")
     assert run(ExportConfig(), context) == metrics
     assert record_tree(context.work) == before
+
+
+def like(pretrained: Path, seed: int) -> State:
+    """Weights of the same shape, as training would have left them at another update."""
+    vocabulary = len(AutoTokenizer.from_pretrained(pretrained))
+    return prefixed(new_model(SMALL, vocabulary, seed=seed))
+
+
+def exported(context: StageContext) -> State:
+    model = BartForConditionalGeneration.from_pretrained(context.work / "model")
+    return prefixed(model)
+
+
+def test_the_best_checkpoint_is_exported_and_not_the_newest(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    older = {update: like(pretrained, seed=10 + update) for update in (2, 4)}
+    context = new_context(tmp_path, pretrained, trained, older=older, chosen=(4,))
+    metrics = run(ExportConfig(), context)
+    found = exported(context)
+    assert found.keys() == older[4].keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, older[4][name]), name
+    assert metrics["updates"] == "4"
+    assert metrics["largest_logit_difference"] < 1e-5
+
+
+def test_the_average_is_the_float64_mean_of_the_chosen(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    older = {update: like(pretrained, seed=10 + update) for update in (1, 2, 4)}
+    newest = prefixed(trained)
+    # (1e8 + 1 - 1e8) / 3: float32 would lose the 1.
+    for value, state in zip((1e8, 1.0, -1e8), (older[2], older[4], newest), strict=True):
+        state[BIAS][0] = value
+    context = new_context(
+        tmp_path,
+        pretrained,
+        trained,
+        lambda state: state[BIAS][0].fill_(-1e8),
+        older=older,
+        chosen=(2, 4, NEWEST),
+    )
+    metrics = run(ExportConfig(logit_tolerance=1e9), context)
+    assert metrics["updates"] == "2 4 7"
+    found, parts = exported(context), (older[2], older[4], newest)
+    for name, tensor in found.items():
+        mean = sum(part[name].numpy().astype(np.float64) for part in parts) / 3
+        np.testing.assert_allclose(tensor.numpy(), mean, rtol=2**-23, atol=1e-8, err_msg=name)
+    assert found[BIAS][0].item() == pytest.approx(1 / 3, abs=1e-7)
+
+
+@pytest.mark.parametrize("chosen", [(4,), (2, 4)])
+def test_the_newest_is_compared_with_the_trainer_whatever_was_chosen(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration, chosen: tuple[int, ...]
+) -> None:
+    older = {update: prefixed(trained) for update in (2, 4)}
+    context = new_context(
+        tmp_path,
+        pretrained,
+        trained,
+        lambda state: state[WEIGHT].fill_(0.5),
+        older=older,
+        chosen=chosen,
+    )
+    with pytest.raises(CorruptArtifact, match="logit"):
+        run(ExportConfig(), context)
+
+
+def test_a_chosen_checkpoint_that_does_not_fit_is_refused(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    older = {4: {name: t for name, t in prefixed(trained).items() if name != WEIGHT}}
+    context = new_context(tmp_path, pretrained, trained, older=older, chosen=(4,))
+    with pytest.raises(CorruptArtifact, match=r"fc1\.weight: missing"):
+        run(ExportConfig(), context)
+
+
+def test_a_chosen_checkpoint_of_broken_weights_is_refused(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    broken = prefixed(trained)
+    broken[WEIGHT].fill_(float("nan"))
+    context = new_context(tmp_path, pretrained, trained, older={4: broken}, chosen=(4,))
+    with pytest.raises(CorruptArtifact, match="nan"):
+        run(ExportConfig(), context)
+
+
+@pytest.mark.parametrize("chosen", [(3,), (3, NEWEST)])
+def test_a_chosen_checkpoint_that_is_missing_is_named(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration, chosen: tuple[int, ...]
+) -> None:
+    context = new_context(tmp_path, pretrained, trained, chosen=chosen)
+    with pytest.raises(CheckpointError, match="update_00000003"):
+        run(ExportConfig(), context)
+    assert not (context.work / "model").exists()
+
+
+def test_a_chosen_checkpoint_that_is_damaged_is_named(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    older = {update: prefixed(trained) for update in (2, 4)}
+    context = new_context(tmp_path, pretrained, trained, older=older, chosen=(2, 4))
+    (file,) = (tmp_path / "finetune" / "checkpoints" / "update_00000002").rglob("*.pt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"update_00000002.*sha256"):
+        run(ExportConfig(), context)

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pytest
 
 from stages.finetune.config import BatchConfig, FinetuneConfig, ScheduleConfig, WarmStartConfig
+from stages.finetune.costs import Costs
 from stages.finetune.curriculum import Curriculum
 from stages.finetune.data import EncodedSplit, HeadTask, SummaryTask
 
 ROWS = 60
+COSTS = Costs(16, 2, 1, 24, 32, 100)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> EncodedSplit:
             )
             for name, longest in (("source_ids", 40), ("target_ids", 12))
         }
+        | {"id": [f"row-{row}" for row in range(ROWS)]}
     )
     with (
         pa.OSFile(str(folder / "00000.arrow"), "wb") as file,
@@ -41,7 +44,7 @@ def new_curriculum(split: EncodedSplit, warm_updates: int) -> Curriculum:
         batch=BatchConfig(lanes=3, lane_tokens=100),
         warm_start=WarmStartConfig(share=warm_updates / 1000),
     )
-    return Curriculum(split, config, seed=1, d_model=16, mask_id=99)
+    return Curriculum(split, config, seed=1, costs=COSTS, mask_id=99)
 
 
 def test_warm_start_comes_first_and_summarization_starts_at_its_beginning(
@@ -60,6 +63,17 @@ def test_divisor_is_the_target_tokens_of_all_lanes(split: EncodedSplit, number: 
     work = new_curriculum(split, 5).update(number)
     rows = np.concatenate(work.lanes)
     assert work.target_tokens == sum(len(work.task.row(int(row), work.epoch)[1]) for row in rows)
+
+
+@pytest.mark.parametrize("number", [0, 4, 5, 30])
+def test_the_work_is_that_of_each_row_at_its_own_length(split: EncodedSplit, number: int) -> None:
+    work = new_curriculum(split, 5).update(number)
+    pairs = [work.task.row(int(row), work.epoch) for row in np.concatenate(work.lanes)]
+    assert work.tokens == sum(len(source) + len(target) for source, target in pairs)
+    one = np.ones(1, dtype=np.int64)
+    assert work.forward_flops == sum(
+        int(COSTS.of(one, one * len(source), one * len(target))[0]) for source, target in pairs
+    )
 
 
 def test_updates_go_through_whole_epochs(split: EncodedSplit) -> None:

@@ -69,6 +69,17 @@ def test_rows_of_several_shards_come_in_order(tmp_path: Path) -> None:
     assert split.target_lengths.tolist() == [len(target) for _, target in rows]
 
 
+def test_rows_have_the_ids_of_their_shards(tmp_path: Path) -> None:
+    rows = random_rows(9)
+    write_shard(tmp_path / "00000.arrow", rows[:5], rows_per_batch=2)
+    write_shard(tmp_path / "00001.arrow", rows[5:])
+    split = EncodedSplit(tmp_path)
+    expected = [f"00000-{row}" for row in range(5)] + [f"00001-{row}" for row in range(4)]
+    assert split.ids(np.arange(9)) == expected
+    assert split.ids(np.asarray([8, 0, 4, 4])) == [expected[row] for row in (8, 0, 4, 4)]
+    assert SummaryTask(split).ids(np.asarray([6])) == ["00001-1"]
+
+
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptArtifact, match="no Arrow shard"):
         EncodedSplit(tmp_path)

@@ -1,12 +1,13 @@
-"""metrics.jsonl after a resume."""
+"""metrics.jsonl and TensorBoard's events after a resume."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from stages.finetune.metrics_log import MetricsLog, read
+from stages.finetune.metrics_log import SET_ASIDE, MetricsLog, read
 
 
 def written(path: Path, updates: range) -> MetricsLog:
@@ -59,3 +60,106 @@ def test_a_new_run_starts_empty(tmp_path: Path) -> None:
     assert read(path) == []
     MetricsLog(path, 0)
     assert path.read_text(encoding="utf-8") == ""
+
+
+def set_aside(path: Path) -> list[dict[str, float]]:
+    return read(path.parent / SET_ASIDE)
+
+
+def test_later_records_are_set_aside_and_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 5))
+    assert not (tmp_path / SET_ASIDE).exists()
+    log = MetricsLog(path, 2)
+    assert [record["loss"] for record in set_aside(path)] == [3 / 8, 4 / 8]
+    log.add(3, loss=-1.0)
+    MetricsLog(path, 2)  # killed again before the next checkpoint
+    assert [record["loss"] for record in set_aside(path)] == [3 / 8, 4 / 8, -1.0]
+    assert [record["update"] for record in read(path)] == [1, 2]
+
+
+def several(path: Path, resumed_at: int = 0, *, is_validated: bool = True) -> MetricsLog:
+    """Records of all kinds at update 4: training, noise, validation."""
+    log = MetricsLog(path, resumed_at, is_validated=is_validated)
+    if resumed_at < 4:
+        log.add(4, loss=0.5)
+        log.add(4, **{"r3f/kl_same_dropout": 0.25})
+    log.add(4, **{"valid/nll": 2.0, "valid/accuracy": 0.1})
+    log.add(5, loss=0.25)
+    return log
+
+
+def test_all_records_of_the_resumed_update_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    several(path)
+    before = path.read_bytes().splitlines(keepends=True)
+    MetricsLog(path, 4)
+    assert path.read_bytes() == b"".join(before[:3])
+    assert [json.dumps(record).encode() + b"\n" for record in set_aside(path)] == before[3:]
+
+
+@pytest.mark.parametrize("resumed_at", [0, 3, 4])
+def test_a_validation_that_is_done_again_is_recorded_once(tmp_path: Path, resumed_at: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    several(path)
+    whole = path.read_bytes()
+    several(path, resumed_at, is_validated=False)
+    assert path.read_bytes() == whole
+    kinds = [next(iter(record.keys() - {"update", "valid/accuracy"})) for record in set_aside(path)]
+    assert (
+        kinds
+        == {
+            0: ["loss", "r3f/kl_same_dropout", "valid/nll", "loss"],
+            3: ["loss", "r3f/kl_same_dropout", "valid/nll", "loss"],
+            4: ["valid/nll", "loss"],
+        }[resumed_at]
+    )
+
+
+def test_an_earlier_validation_stays_when_a_later_one_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    for update in (2, 4):
+        log.add(update, **{"valid/nll": 1.0})
+    MetricsLog(path, 4, is_validated=False)
+    assert [record["update"] for record in read(path)] == [2]
+
+
+def test_zeros_that_a_power_cut_left_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 3))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(100))
+    assert [record["update"] for record in read(path)] == [1, 2]
+    MetricsLog(path, 2)
+    assert path.read_bytes() == whole
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows, steps that a restart made anew taken once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_shows_each_update_once_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the `track` extra")
+    path, folder = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    log = MetricsLog(path, 0, tensorboard=folder)
+    for update in range(1, 6):
+        log.add(update, loss=update / 8, gradient_norm=None if update == 2 else 1.0)
+    assert scalars(folder, "loss") == [(update, update / 8) for update in range(1, 6)]
+    assert [step for step, _ in scalars(folder, "gradient_norm")] == [1, 3, 4, 5]
+    log = MetricsLog(path, 3, tensorboard=folder)
+    for update in range(4, 7):
+        log.add(update, loss=-update / 8)
+    expected = [(1, 1 / 8), (2, 2 / 8), (3, 3 / 8), (4, -4 / 8), (5, -5 / 8), (6, -6 / 8)]
+    assert scalars(folder, "loss") == expected
+    assert [(record["update"], record["loss"]) for record in read(path)] == expected
+
+
+def test_without_tensorboard_no_folder_is_made(tmp_path: Path) -> None:
+    written(tmp_path / "metrics.jsonl", range(1, 3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
