@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -33,12 +33,12 @@ from pipeline.errors import (
 )
 from pipeline.files import write_atomic
 from pipeline.log import print_table, start_logging
-from pipeline.planner import INPUT_STALE, Action, Decision, plan, select
+from pipeline.planner import INPUT_STALE, Action, Decision, current_inputs, plan, select
 from pipeline.preemption import StopFlag
 from pipeline.provenance import utc_now
 from pipeline.recipe import packaged_names, resolve
 from pipeline.runner import HashCache, Session, refuse_stale, run_stage
-from pipeline.stage import Execution, Recipe, Stage
+from pipeline.stage import Execution, Forecast, ForecastContext, Recipe, Stage, forecaster
 from pipeline.status import run_state, show_state
 
 _logger = logging.getLogger(__name__)
@@ -50,6 +50,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value; repeatable."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, help="Processes; default the GPUs there are, else 1."),
+]
+Profile = Annotated[str, typer.Option("--ds-config", help="Sharding profile: a name or a path.")]
+_DEFAULT_PROFILE = "zero2"
 _NOTHING_LEFT = "Everything is done; nothing was run."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -112,15 +118,8 @@ def build_app(
             str | None,
             typer.Option("--restart-from", help="Delete this stage and all after it, then run."),
         ] = None,
-        processes: Annotated[
-            int | None,
-            typer.Option(
-                "--processes", min=1, help="Processes; default the GPUs there are, else 1."
-            ),
-        ] = None,
-        ds_config: Annotated[
-            str, typer.Option("--ds-config", help="Sharding profile: a name or a path.")
-        ] = "zero2",
+        processes: Processes = None,
+        ds_config: Profile = _DEFAULT_PROFILE,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Only say what would be done.")
         ] = False,
@@ -131,29 +130,40 @@ def build_app(
             raise ConfigError("--only goes without --from and --to")
         selected = select(stages, only or first, only or last)
         redo = [stage.name for stage in select(stages, restart_from, None)] if restart_from else []
-        execution = Execution(
-            processes or len(visible_gpus()) or 1, thread_count(), find_profile(ds_config)
-        )
+        execution = _execution(processes, ds_config)
         place = new_or_own(run_dir)
         hash_file = HashCache(place.hash_cache)
         look = functools.partial(plan, stages, resolved, place, hash_file, selected, redo)
         if dry_run:
-            _show_plan(look())
+            _show_plan(*_foreseen(look(), resolved, place, execution))
             return
         _do(look, redo, place, hash_file, Request(resolved, text, execution, rank_module))
 
     @app.command("plan")
     def plan_command(
-        recipe: RecipeName, run_dir: RunPath, overrides: Overrides = None, as_json: AsJson = False
+        recipe: RecipeName,
+        run_dir: RunPath,
+        overrides: Overrides = None,
+        processes: Processes = None,
+        ds_config: Profile = _DEFAULT_PROFILE,
+        probe: Annotated[
+            bool,
+            typer.Option("--probe", help="Try the largest micro-batch on a GPU of this machine."),
+        ] = False,
+        as_json: AsJson = False,
     ) -> None:
-        """Say what would run, and why."""
+        """Say what would run, why, and what it would take."""
         resolved, _ = resolve(recipe_type, recipe, overrides or [])
         place = RunDir(run_dir.resolve())
+        execution = _execution(processes, ds_config)
         decisions = plan(stages, resolved, place, HashCache(place.hash_cache))
+        decisions, forecasts = _foreseen(decisions, resolved, place, execution)
+        probes = _probed(decisions, resolved, place, execution) if probe else {}
         if as_json:
-            print(json.dumps([_as_json(decision) for decision in decisions], indent=2))
+            rows = [_as_json(decision, forecasts, probes) for decision in decisions]
+            print(json.dumps(rows, indent=2))
         else:
-            _show_plan(decisions)
+            _show_plan(decisions, forecasts, probes)
 
     @app.command("status")
     def status_command(
@@ -250,17 +260,77 @@ def _run(decisions: Sequence[Decision], session: Session) -> None:
             run_stage(decision, session)
 
 
-def _show_plan(decisions: Sequence[Decision]) -> None:
+def _execution(processes: int | None, ds_config: str) -> Execution:
+    count = processes or len(visible_gpus()) or 1
+    return Execution(count, thread_count(), find_profile(ds_config))
+
+
+Forecasts = dict[str, Forecast]
+"""By the name of the stage."""
+
+
+def _foreseen(
+    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
+) -> tuple[list[Decision], Forecasts]:
+    """Add what the stages that are to be done will take, as far as they can tell."""
+    forecasts = {
+        stage.name: forecaster(stage.forecast)(getattr(recipe, stage.name), context)
+        for stage, context in _to_do(decisions, recipe, run_dir, execution)
+        if stage.forecast is not None
+    }
+    return decisions, forecasts
+
+
+def _probed(
+    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
+) -> Forecasts:
+    """Try out the stages that are to be done and can be tried.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = {
+        stage.name: forecaster(stage.probe)(getattr(recipe, stage.name), context)
+        for stage, context in _to_do(decisions, recipe, run_dir, execution)
+        if stage.probe is not None
+    }
+    if not found:
+        raise ConfigError("--probe: nothing that is left to do can be tried; plan without it")
+    return found
+
+
+def _to_do(
+    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
+) -> Iterator[tuple[Stage, ForecastContext]]:
+    settings = recipe.model_dump(mode="json", by_alias=True)
+    for decision in decisions:
+        if decision.is_to_do:
+            inputs = current_inputs(decision.stage, decisions, run_dir)
+            yield decision.stage, ForecastContext(inputs, settings, recipe.seed, execution)
+
+
+def _show_plan(decisions: Sequence[Decision], *forecasts: Forecasts) -> None:
     rows = [(item.stage.name, item.action.value, item.reason) for item in decisions]
     print_table(("stage", "action", "why"), rows)
+    for name, told in (item for by_stage in forecasts for item in by_stage.items()):
+        print()
+        lines = [(figure.label, figure.certainty, figure.text) for figure in told.figures]
+        print_table((name, "", ""), lines)
 
 
-def _as_json(decision: Decision) -> JSON:
+def _as_json(decision: Decision, forecasts: Forecasts, probes: Forecasts) -> JSON:
+    name = decision.stage.name
+    told = {
+        key: by_stage[name].details
+        for key, by_stage in (("forecast", forecasts), ("probe", probes))
+        if name in by_stage
+    }
     return {
-        "stage": decision.stage.name,
+        "stage": name,
         "action": decision.action.value,
         "why": decision.reason,
         "fingerprint": decision.fingerprint,
+        **told,
     }
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +22,8 @@ import psutil
 
 from pipeline.artifact import RunDir
 from pipeline.config import JSON
-from pipeline.distributed.world import free_port, visible_gpus
+from pipeline.distributed.presence import rank_file
+from pipeline.distributed.world import free_port, timeout_seconds, visible_gpus
 from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
 from pipeline.files import probe_storage, read_json, write_json
 from pipeline.preemption import StopFlag, is_alive
@@ -31,18 +32,20 @@ from pipeline.stage import Execution
 
 STOP_GRACE_SECONDS = 300.0
 """How long the ranks may take to checkpoint after a stop was asked for."""
-EXIT_GRACE_SECONDS = 40.0
-"""How long ranks may outlive the launcher; it kills its own after 30 s."""
+LAST_WORDS_SECONDS = 6.0
+"""How long ranks may outlive the first of them that is over: to notice, to say so and to end."""
+_KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-_LOST_PEER = re.compile("closed by peer|reset by peer|Broken pipe|Timed out waiting|NCCL", re.I)
-"""What a rank says when another one went away: a consequence, not a cause."""
+_LOST_PEER = re.compile(
+    "closed by peer|reset by peer|Broken pipe|Timed out (?:waiting|after)|wait timeout|NCCL", re.I
+)
 
 _logger = logging.getLogger(__name__)
 
 
-def rank_file(log_dir: Path, rank: int, kind: str) -> Path:
-    """Return the path of a rank's `log`, `pid` or `error` file."""
-    return log_dir / f"rank{rank:04d}.{kind}"
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another rank went away: a consequence, not a cause."""
+    return not isinstance(error, PipelineError) and _LOST_PEER.search(str(error)) is not None
 
 
 def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
@@ -52,7 +55,7 @@ def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
         "rank": rank,
         "message": str(error) if is_ours else f"{type(error).__name__}: {error}",
         "is_for_people": is_ours,
-        "is_lost_peer": not is_ours and _LOST_PEER.search(str(error)) is not None,
+        "is_lost_peer": is_lost_peer(error),
         "exit_code": error.exit_code if isinstance(error, PipelineError) else 1,
         "utc": utc_now(),
         "time_s": time.time(),
@@ -96,30 +99,34 @@ def launch_group(
     `rank_module` is the module that one rank is started with (`python -m`).
 
     Raises:
-        Preempted: If it stopped on request with its work committed.
+        Preempted: If it stopped on request with its work committed, or before there was any, or had to
+            be killed at the end of the grace period.
         PipelineError: The failure of the first rank that failed, with its exit code.
         LaunchError: If the ranks ended without a commit and without a word.
     """
     started = time.time()
     log_dir = run_dir.logs(stage) / f"{utc_now().replace(':', '')}-{os.getpid()}"
     log_dir.mkdir(parents=True, exist_ok=True)
+    timeout_seconds()  # refused here rather than by every rank
     _wait_for_leftovers(rank_module, run_dir, stage)
     run_dir.preempted.unlink(missing_ok=True)  # the word of those that just left is not ours
     command = launch_command(rank_module, stage, run_dir, execution, token, log_dir)
     _logger.info("%-8s %d process(es), logs in %s", stage, execution.processes, log_dir)
     launcher = subprocess.Popen(command, start_new_session=True)
     try:
-        _supervise(launcher, log_dir, stop)
+        silent = _supervise(launcher, log_dir, stop)
     finally:
-        _signal_ranks(
-            launcher.pid, log_dir
-        )  # healthy ranks of a dead launcher can still checkpoint
-        _end_session(launcher.pid)
+        _end_session(launcher)
     if run_dir.committed(stage).is_dir():
         return
     if run_dir.preempted.is_file():
         raise Preempted(f"{stage}: {read_json(run_dir.preempted)['reason']}")
-    raise _failure(stage, log_dir, launcher.returncode, time.time() - started)
+    has_begun = len(list(log_dir.glob("rank*.pid"))) == execution.processes
+    if stop.reason and not (has_begun and silent) and not any(log_dir.glob("rank*.error")):
+        raise Preempted(
+            f"{stage}: stopped by {stop.reason} without a new checkpoint; the last holds"
+        )
+    raise _failure(stage, log_dir, silent, launcher.returncode, time.time() - started)
 
 
 def _wait_for_leftovers(rank_module: str, run_dir: RunDir, stage: str) -> None:
@@ -146,40 +153,66 @@ def _wait_for_leftovers(rank_module: str, run_dir: RunDir, stage: str) -> None:
         )
 
 
-def _supervise(launcher: subprocess.Popen[bytes], log_dir: Path, stop: StopFlag) -> None:
-    deadline = None
-    while launcher.poll() is None:
+def _supervise(launcher: subprocess.Popen[bytes], log_dir: Path, stop: StopFlag) -> list[int]:
+    """Watch until all ranks are over or have used up their time; returns who died first, unheard.
+
+    On request, and if the launcher is gone before its ranks, they are asked to checkpoint. Once one of
+    them is over the others end soon: they may be stopped, or in no collective that would tell them.
+    """
+    session, deadline, is_stopping = launcher.pid, math.inf, False
+    silent: list[int] | None = None
+    while launcher.poll() is None or _session_members(session):
         time.sleep(_POLL_SECONDS)
-        if stop.reason and deadline is None:
-            deadline = time.monotonic() + STOP_GRACE_SECONDS
-            _logger.info("stopping after the update in work (%s)", stop.reason)
-        if deadline is not None:
+        ranks = _ranks(session, log_dir)
+        now = time.monotonic()
+        if silent is None and not all(ranks.values()):
+            over = [rank for rank, process in ranks.items() if process is None]
+            silent = [rank for rank in over if not rank_file(log_dir, rank, "error").exists()]
+            deadline = min(deadline, now + LAST_WORDS_SECONDS)
+        is_orphaned = launcher.poll() is not None and any(ranks.values())
+        if not is_stopping and (stop.reason or is_orphaned):
+            is_stopping, deadline = True, min(deadline, now + STOP_GRACE_SECONDS)
+            reason = stop.reason or "the launcher was killed"
+            _logger.info("stopping after the update in work (%s)", reason)
+        if is_stopping:
             # Repeated, since a rank that is still importing has no pid file and no handler yet.
-            _signal_ranks(launcher.pid, log_dir)
+            for process in filter(None, ranks.values()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
             time.sleep(1.0)
-            if time.monotonic() > deadline:
-                _logger.warning(
-                    "ranks did not stop within %.0f s: killing them", STOP_GRACE_SECONDS
-                )
-                return
+        if now > deadline:
+            break
+    return silent or []
 
 
-def _signal_ranks(session: int, log_dir: Path) -> None:
-    for file in log_dir.glob("rank*.pid"):
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            pid = int(file.read_text(encoding="ascii"))
-            if os.getsid(pid) == session:  # never a stranger that got a dead rank's pid
-                os.kill(pid, signal.SIGTERM)
+def _ranks(session: int, log_dir: Path) -> dict[int, psutil.Process | None]:
+    """Return the process of every rank that has left its pid, None for those that are over."""
+    found: dict[int, psutil.Process | None] = {}
+    for file in sorted(log_dir.glob("rank*.pid")):
+        with contextlib.suppress(ValueError):  # being written
+            pid, rank = int(file.read_text(encoding="ascii")), int(file.stem.removeprefix("rank"))
+            found[rank] = None
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process = psutil.Process(pid)
+                # Never a stranger that got a dead rank's pid.
+                if is_alive(process) and os.getsid(pid) == session:
+                    found[rank] = process
+    return found
 
 
-def _end_session(session: int) -> None:
-    """Wait for every process of the launcher's session, and kill what outstays its welcome."""
-    left = _session_members(session)
-    _, alive = psutil.wait_procs(left, timeout=EXIT_GRACE_SECONDS if left else 0)
-    for process in [*alive, *_session_members(session)]:
+def _end_session(launcher: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the launcher's session, stopped processes too."""
+    left = _session_members(launcher.pid)
+    if left:
+        pids = ", ".join(str(process.pid) for process in left)
+        _logger.warning("killing processes that did not end by themselves: %s", pids)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            _logger.warning("killing process %d, which outlived its launcher", process.pid)
             process.kill()
+    launcher.wait()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while any(map(is_alive, left)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def _session_members(session: int) -> list[psutil.Process]:
@@ -191,7 +224,9 @@ def _session_members(session: int) -> list[psutil.Process]:
     return members
 
 
-def _failure(stage: str, log_dir: Path, code: int, seconds: float) -> PipelineError:
+def _failure(
+    stage: str, log_dir: Path, silent: list[int], code: int, seconds: float
+) -> PipelineError:
     """Find the cause among what the ranks left: a user's mistake, another error, or silence."""
     errors: list[JSON] = [read_json(path) for path in sorted(log_dir.glob("rank*.error"))]
     causes = [error for error in errors if not error["is_lost_peer"]]
@@ -203,11 +238,9 @@ def _failure(stage: str, log_dir: Path, code: int, seconds: float) -> PipelineEr
         failure.exit_code = 1 if first["exit_code"] == EXIT_PREEMPTED else first["exit_code"]
         return failure
     probe_storage(log_dir)  # on a full disk the ranks could not leave word
-    heard = {error["rank"] for error in errors}
-    started = {int(path.stem.removeprefix("rank")) for path in log_dir.glob("rank*.pid")}
-    silent = ", ".join(map(str, sorted(started - heard))) or "every rank"
+    names = f"rank {', '.join(map(str, silent))}" if silent else "every rank"
     return LaunchError(
-        f"{stage}: ended after {seconds:.0f} s without a commit; without a word: rank {silent}, which "
+        f"{stage}: ended after {seconds:.0f} s without a commit; without a word: {names}, which "
         f"means killed, often by the out-of-memory killer (launcher exit code {code}). "
         f"Logs: {log_dir}. Run the same command again to continue from the last checkpoint."
     )

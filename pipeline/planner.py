@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.artifact import RunDir
+from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON, diff, fingerprint
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import read_json
@@ -34,6 +34,11 @@ class Decision:
     action: Action
     reason: str
     payload: JSON
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether a run would carry the stage out."""
+        return self.action in (Action.RUN, Action.RESUME)
 
     @property
     def fingerprint(self) -> str:
@@ -97,6 +102,19 @@ def plan(
     for stage in stages:
         _check_inputs(stage, decisions, wanted)
     return [decisions[stage.name] for stage in stages if stage.name in wanted]
+
+
+def current_inputs(
+    stage: Stage, decisions: Sequence[Decision], run_dir: RunDir
+) -> dict[str, Artifact]:
+    """Return the stage's inputs that are committed and would be used as they are."""
+    done = {item.stage.name: item for item in decisions if item.action is Action.SKIP}
+    found = {name: run_dir.artifact(name) for name in stage.inputs if name in done}
+    return {
+        name: artifact
+        for name, artifact in found.items()
+        if artifact is not None and artifact.manifest.fingerprint == done[name].fingerprint
+    }
 
 
 def _state(

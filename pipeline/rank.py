@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -15,7 +16,7 @@ from pathlib import Path
 from pipeline import lease
 from pipeline.artifact import RunDir, require_run_dir
 from pipeline.config import JSON, load_yaml, validate
-from pipeline.distributed import collectives
+from pipeline.distributed import collectives, presence
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
     World,
@@ -23,14 +24,26 @@ from pipeline.distributed.world import (
     quiet_libraries,
     show_gpus,
     thread_count,
+    timeout_seconds,
 )
-from pipeline.errors import EXIT_DONE, ConfigError, PipelineError, Preempted, storage_error
-from pipeline.launch import rank_file, write_error
+from pipeline.errors import (
+    EXIT_DONE,
+    ConfigError,
+    LaunchError,
+    PipelineError,
+    Preempted,
+    storage_error,
+)
+from pipeline.launch import is_lost_peer, write_error
 from pipeline.log import Progress, start_logging
 from pipeline.planner import Action, plan, select
 from pipeline.preemption import StopFlag
 from pipeline.runner import HashCache, Session, call_stage, commit, record_preemption, refuse_stale
 from pipeline.stage import Execution, Launch, Recipe, Stage
+
+_TIMED_OUT = re.compile("timed? ?out", re.I)
+_SETTLE_SECONDS = 2.0
+"""How long ranks that waited in vain need to say so once the first of them has given up."""
 
 _logger = logging.getLogger(__name__)
 _file_only = logging.getLogger("rank")
@@ -50,8 +63,10 @@ def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]
     try:
         world = World.from_env()
         log_dir = log_dir or options.run_dir / "logs" / options.stage / f"port-{world.master_port}"
-        start_logging(rank_file(log_dir, world.rank, "log"), console=world.is_first)
-        rank_file(log_dir, world.rank, "pid").write_text(str(os.getpid()), encoding="ascii")
+        start_logging(presence.rank_file(log_dir, world.rank, "log"), console=world.is_first)
+        presence.announce(log_dir, world.rank, timeout_seconds())
+        pid_file = presence.rank_file(log_dir, world.rank, "pid")
+        pid_file.write_text(str(os.getpid()), encoding="ascii")
         _run(stages, recipe_type, options, world, stop)
     except Exception as error:  # noqa: BLE001 - the last frame of the process: report and exit
         return _report(error, log_dir, world, is_supervised=options.supervisor is not None)
@@ -92,7 +107,9 @@ def _run(
     threads = thread_count()
     started = time.monotonic()
     execution = Execution(world.size, threads, find_profile(options.ds_config))
+    presence.mark("the rendezvous")
     with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
+        presence.mark(f"the start of {stage.name}")
         session = Session(recipe, run_dir, execution, stop, token, __name__)
         payload = _payload(stages, stage, session, is_supervised=options.lease is not None)
         if payload is None:
@@ -136,6 +153,7 @@ def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, star
     state = session.run_dir.progress(stage.name) if world.is_first else None
     progress = Progress(stage.name, state, console=world.is_first)
     try:
+        _refuse_late_start(session.stop, world)
         metrics = call_stage(stage, payload, session, world, progress)
     except Preempted as stopped:
         if world.is_first:
@@ -145,10 +163,17 @@ def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, star
         raise
     finally:
         progress.close()
+    presence.mark("the commit")
     collectives.barrier()
     if world.is_first:
         commit(stage, payload, session, world, metrics, started)
     collectives.barrier()
+
+
+def _refuse_late_start(stop: StopFlag, world: World) -> None:
+    """Raise Preempted on all ranks if any of them was asked to stop before the work began."""
+    if collectives.all_max(stop.reason is not None, collectives.device(world)):
+        raise Preempted(f"stopped by {stop.reason or 'a request to another rank'} before it began")
 
 
 def _report(
@@ -158,6 +183,10 @@ def _report(
     shown = (storage_error(error) if isinstance(error, OSError) else None) or error
     rank = world.rank if world else 0
     _file_only.error("rank %d ends: %s", rank, "".join(traceback.format_exception(error)))
+    if world is not None and log_dir is not None and is_lost_peer(error):
+        place = presence.give_up(log_dir, rank)
+        if _TIMED_OUT.search(str(error)):
+            shown = _absence(log_dir, world, place) or error
     if not is_supervised:
         sys.stderr.write(f"rank {rank}: {shown}\n")
     if log_dir is not None and log_dir.is_dir() and not isinstance(shown, Preempted):
@@ -166,3 +195,18 @@ def _report(
         except OSError as refusal:  # a full disk must not hide the error itself
             sys.stderr.write(f"rank {rank}: {shown} (not recorded: {refusal.strerror})\n")
     return shown.exit_code if isinstance(shown, PipelineError) else 1
+
+
+def _absence(log_dir: Path, world: World, place: str) -> LaunchError | None:
+    """Say for whom this rank waited in vain at `place`; None if everybody says to have waited."""
+    time.sleep(_SETTLE_SECONDS)
+    limit = timeout_seconds()
+    absent = presence.absent(log_dir, world.size, limit)
+    if not absent:
+        return None
+    whereabouts = "; ".join(f"rank {rank}: {where}" for rank, where in absent.items())
+    return LaunchError(
+        f"waited {limit} s at {place} in vain for rank {', '.join(map(str, absent))} ({whereabouts}). If it "
+        "was only slow, set SUMPIPE_TIMEOUT_SECONDS higher, else see to its host. Run the same command "
+        "again to continue from the last checkpoint"
+    )

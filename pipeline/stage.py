@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
-from pydantic import StrictInt
+from pydantic import Field, StrictInt
 
 from pipeline.artifact import Artifact
 from pipeline.config import JSON, Config
@@ -40,6 +40,8 @@ class Recipe(Config):
     """The recipe's name, for people."""
     seed: StrictInt = 1
     """Seed of everything random in the run."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Where each value is from, by its dotted name; for people, part of no identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,44 @@ class StageFunction(Protocol):
         """Do the stage's work, or what is left of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of a forecast."""
+
+    label: str
+    text: str
+    """The value with its unit, for people."""
+    certainty: Literal["exact", "estimate", "measured", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a stage will take, told before it runs."""
+
+    figures: tuple[Figure, ...]
+    details: JSON
+    """The same for machines, units in the names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastContext:
+    """What a forecast may look at."""
+
+    inputs: Mapping[str, Artifact]
+    """The stage's inputs by name, as far as they are committed and current."""
+    recipe: JSON
+    """The whole resolved recipe as plain data: what stages before it will do."""
+    seed: int
+    execution: Execution
+
+
+class Forecaster(Protocol):
+    """Tells what a stage will take; writes nothing."""
+
+    def __call__(self, config: Any, context: ForecastContext) -> Forecast:
+        """Return the forecast."""
+
+
 class Identity(Protocol):
     """Turns a configuration that names outside files into one that holds their contents' hashes."""
 
@@ -104,6 +144,10 @@ class Stage:
     identity: Identity | None = None
     check: Callable[[Any, Execution], None] | None = None
     """Raises ConfigError if the configuration cannot be carried out in this way; before any work."""
+    forecast: str | None = None
+    """`module:function` of a Forecaster that imports nothing heavy, for `plan`; None for no forecast."""
+    probe: str | None = None
+    """`module:function` of a Forecaster that tries it on this machine, for `plan --probe`."""
 
     def payload(self, recipe: Recipe, inputs: Mapping[str, str], hash_file: HashFile) -> JSON:
         """Return what identifies this stage's output.
@@ -123,6 +167,16 @@ class Stage:
         return {**payload, "inputs": dict(inputs)}
 
     def load(self) -> StageFunction:
-        """Import the stage's function; the one dynamic import of the project."""
-        module, _, name = self.entry.partition(":")
-        return cast(StageFunction, getattr(importlib.import_module(module), name))
+        """Import the stage's function."""
+        return cast(StageFunction, _imported(self.entry))
+
+
+def forecaster(entry: str) -> Forecaster:
+    """Import what `Stage.forecast` or `Stage.probe` names."""
+    return cast(Forecaster, _imported(entry))
+
+
+def _imported(entry: str) -> Any:
+    """Import `module:name`; the one dynamic import of the project."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)

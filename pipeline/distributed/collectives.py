@@ -10,10 +10,8 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed.world import World
-
-TIMEOUT = datetime.timedelta(minutes=10)
-"""How long a rank waits for the others; nothing slower than a minute happens inside a group."""
+from pipeline.distributed.presence import waiting
+from pipeline.distributed.world import World, timeout_seconds
 
 T = TypeVar("T")
 
@@ -29,20 +27,26 @@ def device(world: World) -> torch.device:
 def joined(world: World, threads: int) -> Iterator[None]:
     """Join the process group of this launch for the duration, with a fixed number of threads.
 
-    The group is ours and exists before DeepSpeed looks, so its timeout is the one asked for.
+    The group is ours and exists before DeepSpeed looks, so its timeout is the one asked for. DeepSpeed
+    then clones it without naming a timeout, and the clone would get torch's default: 30 minutes with
+    gloo (deepspeed 0.19.8, utils/groups.py; torch 2.13).
     """
+    limit = datetime.timedelta(seconds=timeout_seconds())
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(dist.distributed_c10d, name, limit)
     world.export()
     torch.set_num_threads(threads)
     place = device(world)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group(
-        "nccl" if place.type == "cuda" else "gloo",
-        init_method="env://",  # torchrun keeps its own store at the master port
-        rank=world.rank,
-        world_size=world.size,
-        timeout=TIMEOUT,
-    )
+    with waiting():
+        dist.init_process_group(
+            "nccl" if place.type == "cuda" else "gloo",
+            init_method="env://",  # torchrun keeps its own store at the master port
+            rank=world.rank,
+            world_size=world.size,
+            timeout=limit,
+        )
     try:
         yield
     finally:
@@ -56,25 +60,29 @@ def is_first() -> bool:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    dist.barrier()
+    with waiting():
+        dist.barrier()
 
 
 def broadcast(value: T) -> T:
     """Return rank 0's `value` on every rank; it must be picklable."""
     box: list[T | None] = [value if is_first() else None]
-    dist.broadcast_object_list(box, src=0)
+    with waiting():
+        dist.broadcast_object_list(box, src=0)
     return cast(T, box[0])
 
 
 def all_sum(values: list[float], place: torch.device) -> list[float]:
     """Return the sums over ranks, computed in float64."""
     total = torch.tensor(values, dtype=torch.float64, device=place)
-    dist.all_reduce(total)
-    return cast(list[float], total.tolist())
+    with waiting():
+        dist.all_reduce(total)
+        return cast(list[float], total.tolist())
 
 
 def all_max(value: int, place: torch.device) -> int:
     """Return the largest `value` of any rank."""
     largest = torch.tensor([value], dtype=torch.int64, device=place)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest.item())
+    with waiting():
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())

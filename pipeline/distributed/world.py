@@ -86,11 +86,24 @@ def thread_count() -> int:
     Raises:
         LaunchError: If SUMPIPE_THREADS is not a positive whole number.
     """
-    text = os.environ.get("SUMPIPE_THREADS", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise LaunchError(
-            f"SUMPIPE_THREADS={text!r}: expected a whole number of threads, at least 1"
-        )
+    return _whole_number("SUMPIPE_THREADS", 1, "threads")
+
+
+def timeout_seconds() -> int:
+    """Seconds a rank waits for the others: SUMPIPE_TIMEOUT_SECONDS, else 600.
+
+    Nothing slower than a minute happens inside a group, so the default is for slow file systems.
+
+    Raises:
+        LaunchError: If SUMPIPE_TIMEOUT_SECONDS is not a positive whole number.
+    """
+    return _whole_number("SUMPIPE_TIMEOUT_SECONDS", 600, "seconds")
+
+
+def _whole_number(name: str, default: int, unit: str) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise LaunchError(f"{name}={text!r}: expected a whole number of {unit}, at least 1")
     return int(text)
 
 

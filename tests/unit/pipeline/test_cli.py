@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +20,12 @@ from typer.main import get_command
 from pipeline.artifact import RunDir
 from pipeline.cli import build_app
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STALE, EXIT_USAGE
+from pipeline.stage import Figure, Forecast, ForecastContext
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 from tests.conftest import CommandLine
-from tests.fakes.toy_stages import CHECKOUT, snapshot, start, wait_until
+from tests.fakes.toy_stages import CHECKOUT, BConfig, ToyRecipe, snapshot, start, wait_until
+from tests.fakes.toy_stages import STAGES as TOY_STAGES
 
 HEAVY = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "pyarrow", "nltk")
 PROGRAM = Path(sys.executable).parent / "sumpipe"
@@ -30,7 +35,9 @@ OPTIONS = {
         "recipe", "--run-dir", "--set", "--from", "--to", "--only", "--restart-from",
         "--processes", "--ds-config", "--dry-run",
     },
-    "plan": {"recipe", "--run-dir", "--set", "--json"},
+    "plan": {
+        "recipe", "--run-dir", "--set", "--processes", "--ds-config", "--probe", "--json",
+    },
     "status": {"run_dir", "--json", "--deep"},
     "config": {"recipe", "--set"},
 }  # fmt: skip
@@ -120,6 +127,12 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "recipe is a folder": (["config", "."], 2, ["neither a file"]),
     "run dir is a file": (["run", "demo", "--run-dir", "FILE"], -1, ["FILE"]),
     "run dir is below a file": (["run", "demo", "--run-dir", "FILE/run"], -1, ["FILE"]),
+    "plan for an unknown profile": (
+        ["plan", "demo", "--run-dir", "DIR", "--ds-config", "zero9"], 2, ["zero2"],
+    ),
+    "plan with no processes": (
+        ["plan", "demo", "--run-dir", "DIR", "--processes", "0"], 2, ["--processes"],
+    ),
     "plan in a file": (["plan", "demo", "--run-dir", "FILE/run"], 0, []),
     "run dir has too long a name": (["run", "demo", "--run-dir", "LONG"], -1, ["too long"]),
 }  # fmt: skip
@@ -155,6 +168,26 @@ def test_a_bad_thread_count_is_told_before_any_work(
     answer = sumpipe("run", "demo", "--run-dir", tmp_path / "run")
     assert answer.code in (EXIT_FAILED, EXIT_USAGE)
     assert "SUMPIPE_THREADS" in answer.err
+
+
+def forecast_b(config: BConfig, context: ForecastContext) -> Forecast:
+    inputs, processes = sorted(context.inputs), context.execution.processes
+    text = f"{config.units} for {processes} processes, inputs {inputs}"
+    value = context.recipe["a"]["value"]
+    details = {"units": config.units, "inputs": inputs, "seed": context.seed, "value": value}
+    return Forecast((Figure("units", text, "exact"),), details)
+
+
+def probe_b(config: BConfig, _context: ForecastContext) -> Forecast:
+    return Forecast((Figure("units", str(config.units), "measured"),), {"units": config.units})
+
+
+FORECASTING = tuple(
+    dataclasses.replace(stage, forecast=f"{__name__}:forecast_b", probe=f"{__name__}:probe_b")
+    if stage.name == "b"
+    else stage
+    for stage in TOY_STAGES
+)
 
 
 @pytest.fixture
@@ -207,6 +240,50 @@ def test_a_dry_run_writes_nothing(toy: CommandLine, toy_recipe: Path, run_dir: R
     assert answer.code == EXIT_DONE
     assert answer.out.count("RUN") == 3
     assert not run_dir.root.exists()
+
+
+def test_a_forecast_is_told_only_while_its_stage_is_to_be_done(
+    command_line: Callable[..., CommandLine], toy_recipe: Path, run_dir: RunDir
+) -> None:
+    toy = command_line(FORECASTING, ToyRecipe)
+    arguments = (toy_recipe, "--run-dir", run_dir.root, "--processes", "3")
+    lines = toy("plan", *arguments).out.splitlines()
+    assert lines[-2:] == ["b", "units  exact  4 for 3 processes, inputs []"]
+    assert toy("run", *arguments, "--dry-run").out == toy("plan", *arguments).out
+    toy("run", *arguments, "--to", "a")
+    told = {row["stage"]: row for row in json.loads(toy("plan", *arguments, "--json").out)}
+    assert told["b"]["forecast"] == {"units": 4, "inputs": ["a"], "seed": 1, "value": 1.0}
+    assert "forecast" not in told["a"] and "forecast" not in told["c"]
+    toy("run", *arguments)
+    answer = toy("plan", *arguments)
+    assert "units" not in answer.out
+    assert "forecast" not in toy("plan", *arguments, "--json").out
+
+
+def test_a_stale_input_is_no_input_of_a_forecast(
+    command_line: Callable[..., CommandLine], toy_recipe: Path, run_dir: RunDir
+) -> None:
+    toy = command_line(FORECASTING, ToyRecipe)
+    arguments = (toy_recipe, "--run-dir", run_dir.root)
+    toy("run", *arguments, "--to", "a")
+    restart = (*arguments, "--set", "a.value=3", "--restart-from", "a", "--dry-run")
+    assert "inputs []" in toy("run", *restart).out
+
+
+def test_a_probe_is_made_when_it_is_asked_for(
+    command_line: Callable[..., CommandLine], toy_recipe: Path, run_dir: RunDir
+) -> None:
+    toy = command_line(FORECASTING, ToyRecipe)
+    arguments = ("plan", toy_recipe, "--run-dir", run_dir.root, "--probe")
+    assert "units  measured  4" in toy(*arguments).out
+    (told,) = [row for row in json.loads(toy(*arguments, "--json").out) if "probe" in row]
+    assert (told["stage"], told["probe"]) == ("b", {"units": 4})
+
+
+def test_a_probe_of_nothing_is_refused(toy: CommandLine, toy_recipe: Path, run_dir: RunDir) -> None:
+    answer = toy("plan", toy_recipe, "--run-dir", run_dir.root, "--probe")
+    assert answer.code == EXIT_USAGE
+    assert "--probe" in answer.err
 
 
 def test_a_dry_run_of_a_restart_deletes_nothing(
