@@ -36,7 +36,7 @@ from pipeline.log import print_table, start_logging
 from pipeline.planner import INPUT_STALE, Action, Decision, current_inputs, plan, select
 from pipeline.preemption import StopFlag
 from pipeline.provenance import utc_now
-from pipeline.recipe import packaged_names, resolve
+from pipeline.recipe import explain, packaged_names, resolve
 from pipeline.runner import HashCache, Session, refuse_stale, run_stage
 from pipeline.stage import Execution, Forecast, ForecastContext, Recipe, Stage, forecaster
 from pipeline.status import run_state, show_state
@@ -183,7 +183,7 @@ def build_app(
     @app.command("config")
     def config_command(recipe: RecipeName, overrides: Overrides = None) -> None:
         """Print the resolved recipe: every default explicit, each value with its source."""
-        print(resolve(recipe_type, recipe, overrides or [])[1], end="")
+        print(explain(resolve(recipe_type, recipe, overrides or [])[0]), end="")
 
     config_command.__doc__ = f"{config_command.__doc__} Packaged: {', '.join(packaged_names())}."
     return app

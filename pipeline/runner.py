@@ -100,14 +100,19 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
     run_dir.progress(stage.name).unlink(missing_ok=True)
     run_dir.open_partial(stage.name, decision.payload)
     if stage.launch is Launch.GROUP:
-        launch_group(
-            session.rank_module,
-            stage.name,
-            run_dir,
-            session.execution,
-            session.token,
-            session.stop,
-        )
+        try:
+            launch_group(
+                session.rank_module,
+                stage.name,
+                run_dir,
+                session.execution,
+                session.token,
+                session.stop,
+            )
+        except Preempted as stopped:
+            if not run_dir.preempted.is_file():  # the ranks had not begun, or had no time to say so
+                record_preemption(run_dir, stage.name, str(stopped))
+            raise
         artifact = run_dir.artifact(stage.name)
         if artifact is None:
             raise CorruptArtifact(f"{run_dir.committed(stage.name)}: gone right after its commit")

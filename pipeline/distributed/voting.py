@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from pipeline.distributed.world import World
+from pipeline.distributed.world import World, timeout_seconds
 from pipeline.errors import LaunchError, PipelineError, StorageError, storage_error
 
 ENTRY_LIMIT = datetime.timedelta(minutes=2)
@@ -21,18 +21,19 @@ def require_entry(what: str, world: World) -> None:
     """Wait for all ranks to get here, by the store and not a collective, so that the absent can be named.
 
     Raises:
-        LaunchError: If some have not come within `ENTRY_LIMIT`.
+        LaunchError: If some have not come within `ENTRY_LIMIT`, or the timeout of collectives if that is less.
     """
+    limit = min(ENTRY_LIMIT, datetime.timedelta(seconds=timeout_seconds()))
     store = dist.distributed_c10d._get_default_store()
     times = store.add(f"{what}/{world.rank}", 1)
     names = [f"{what}/{times}/{rank}" for rank in range(world.size)]
     store.set(names[world.rank], "here")
     try:
-        store.wait(names, ENTRY_LIMIT)
+        store.wait(names, limit)
     except RuntimeError as error:
         absent = [str(rank) for rank, name in enumerate(names) if not store.check([name])]
         raise LaunchError(
-            f"{what}: rank {', '.join(absent) or '?'} did not come to it within {ENTRY_LIMIT.seconds} s; its "
+            f"{what}: rank {', '.join(absent) or '?'} did not come to it within {limit.seconds} s; its "
             "log says where it is. Run the same command again to continue from the last checkpoint"
         ) from error
 

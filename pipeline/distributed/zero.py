@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.config import JSON
 from pipeline.distributed.loss_scale import LossScale
+from pipeline.distributed.profile import bucket_elements
 from pipeline.distributed.storage import patiently
 from pipeline.distributed.world import World
 from pipeline.errors import CheckpointError, StorageError, storage_error
@@ -30,7 +31,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 STATE = "state"
 """Folder inside a checkpoint that DeepSpeed writes; its tag."""
 _LOSS_SCALE = "loss_scale"
-_SMALLEST_BUCKET, _LARGEST_BUCKET = 2_000_000, 50_000_000
 _VECTORS = re.compile(r"(^|\.)(bias|[^.]*layer_?norm[^.]*\.weight)$", re.IGNORECASE)
 _FILE_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_")
 
@@ -349,9 +349,6 @@ def merge_settings(
 ) -> JSON:
     """Join a sharding profile with what the recipe owns into DeepSpeed's configuration.
 
-    Buckets that the profile leaves open are sized from the model: DeepSpeed's default of 5e8 elements
-    costs gigabytes a rank whatever the model (measured with 0.19.8).
-
     Args:
         profile: A profile from ds_configs/, already checked against recipe keys.
         parameters: Number of parameters of the whole model.
@@ -359,7 +356,7 @@ def merge_settings(
         precision: `bf16` autocasts matrix products; parameters and LayerNorm stay fp32.
         clip_norm: Largest gradient norm; 0 for no clipping.
     """
-    bucket = min(max(parameters // 4, _SMALLEST_BUCKET), _LARGEST_BUCKET)
+    bucket = bucket_elements(parameters)
     zero = {
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from stages.finetune.loss import LossSums, Smoothing
+from stages.finetune.memory import CPU, GPU
 
-_CHUNK_ROWS = {"cpu": 1024, "cuda": 2048}
+_CHUNK_ROWS = {"cpu": CPU.head_rows, "cuda": GPU.head_rows}
 """Stacked rows of a chunk. Fewer make the weight's gradient, added up once a chunk, the dearest part."""
-_BLOCK_ROWS = {"cpu": 16, "cuda": 256}
+_BLOCK_ROWS = {"cpu": CPU.block_rows, "cuda": GPU.block_rows}
 """Rows of a block of elementwise work: on a CPU what stays in cache, on a GPU what bounds scratch memory."""
 _VOCABULARY_PART = 16_384
 """Rows of the weight whose gradient is made at a time: a 16-bit product of all would be held beside it."""
@@ -103,7 +104,7 @@ class _FusedLoss(torch.autograd.Function):
         losses = torch.zeros(4, dtype=torch.float64, device=clean_ND.device)
         gradients = _Gradients(halves, weight_VD) if needs_gradient else None
         count = clean_ND.shape[0]
-        chunk_rows = _CHUNK_ROWS.get(clean_ND.device.type, 2048) // len(halves)
+        chunk_rows = _CHUNK_ROWS[clean_ND.device.type] // len(halves)
         chunks = -(-count // chunk_rows)
         for index in range(chunks):  # of equal size, up to one row
             part = slice(index * count // chunks, (index + 1) * count // chunks)
@@ -185,7 +186,7 @@ class _Head:
         gradient_CV = logits_CV if is_own else torch.empty_like(logits_CV, dtype=dtype)
         count = halves[0].shape[0]
         per_row_4N = torch.zeros(4, count, dtype=self._exact, device=hidden_CD.device)
-        block_rows = min(_BLOCK_ROWS.get(hidden_CD.device.type, 256), count)
+        block_rows = min(_BLOCK_ROWS[hidden_CD.device.type], count)
         scratch = torch.empty(
             (5, block_rows, logits_CV.shape[1]), dtype=self._exact, device=hidden_CD.device
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.config import JSON
-from pipeline.distributed import checkpoint
+from pipeline.distributed import checkpoint, presence
 from pipeline.distributed.voting import voted
 from pipeline.errors import DataError, Preempted, StorageError
 from pipeline.stage import StageContext
@@ -266,6 +266,7 @@ class Loop:
         is_needed = must_stop or self.is_finished or is_candidate
         if not is_needed and state.update % config.checkpoint_every:
             return
+        presence.mark(f"the checkpoint of update {state.update}")
         try:
             checkpoint.save(
                 self.ranks.engine,

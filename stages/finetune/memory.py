@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from pipeline.distributed.profile import bucket_elements
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.sizes import BartSizes
 
 FP32 = 4
-_SMALLEST_BUCKET, _LARGEST_BUCKET = 2_000_000, 50_000_000  # as pipeline/distributed/zero.py
 _ZERO0_BUCKET = 500_000_000  # DeepSpeed's `buffered_allreduce_fallback`
 _REUSE_DISTANCE = 1_000_000_000  # DeepSpeed's default of stage3_max_reuse_distance
 
@@ -87,13 +87,6 @@ class Sharding:
 
 def _is_offloaded(setting: Mapping[str, Any] | None) -> bool:
     return setting is not None and setting.get("device", "none") != "none"
-
-
-def bucket_elements(parameters: int, sharding: Sharding) -> int:
-    """Return the elements of a reduction bucket: the profile's, else as `merge_settings` sizes it."""
-    if sharding.bucket is not None:
-        return sharding.bucket
-    return min(max(parameters // 4, _SMALLEST_BUCKET), _LARGEST_BUCKET)
 
 
 def product_bytes(config: FinetuneConfig) -> int:
@@ -257,7 +250,7 @@ def device_memory(
         live = min(p, sharding.reuse_distance + sizes.embedding_parameters)
         in_passes = FP32 * live if is_gathered else 0
     optimizer = 2 * whole if stage == 0 else 0 if is_offloaded else 3 * part
-    buckets = 0 if stage == 0 else FP32 * bucket_elements(p, sharding)
+    buckets = 0 if stage == 0 else FP32 * (sharding.bucket or bucket_elements(p))
     summed = {0: whole * is_summed, 1: whole * is_summed, 2: part * is_summed, 3: part}[stage]
     new = part if stage == 2 else 0
     reduced = {0: min(p, _ZERO0_BUCKET) * FP32, 1: part, 2: 0, 3: 0}[stage]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
+from pipeline.distributed.profile import bucket_elements
 from pipeline.distributed.zero import merge_settings
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.fused_head import Rows, fused_loss
@@ -20,7 +21,6 @@ from stages.finetune.memory import (
     Shape,
     Sharding,
     activation_bytes,
-    bucket_elements,
     device_memory,
     head_bytes,
     host_bytes,
@@ -168,9 +168,7 @@ def test_the_head_of_a_gpu_does_not_grow_with_the_vocabulary_times_the_targets()
 @pytest.mark.parametrize("parameters", [1_000, 10_000_000, 139_420_416, 10**9])
 def test_buckets_are_sized_as_training_sizes_them(parameters: int) -> None:
     merged = merge_settings({}, parameters, 1, "fp32", 0.1)
-    found = bucket_elements(parameters, Sharding(2, 1, 1))
-    assert found == merged["zero_optimization"]["reduce_bucket_size"]
-    assert bucket_elements(parameters, Sharding(2, 1, 1, bucket=7)) == 7
+    assert bucket_elements(parameters) == merged["zero_optimization"]["reduce_bucket_size"]
 
 
 def test_a_profile_is_read_for_what_it_says() -> None:
