@@ -21,7 +21,7 @@ def require_entry(what: str, world: World) -> None:
     """Wait for all ranks to get here, by the store and not a collective, so that the absent can be named.
 
     Raises:
-        LaunchError: If some have not come within `ENTRY_LIMIT`, or the timeout of collectives if that is less.
+        LaunchError: If some have not come within `ENTRY_LIMIT`, or the collectives' timeout if shorter.
     """
     limit = min(ENTRY_LIMIT, datetime.timedelta(seconds=timeout_seconds()))
     store = dist.distributed_c10d._get_default_store()

@@ -91,7 +91,6 @@ class Loop:
     _failed_saves: int = 0
     _has_warned_of_noise: bool = False
 
-    @property
     def is_finished(self) -> bool:
         """Whether no update is left to do."""
         is_over = self.state.selection.is_over(self.config.selection)
@@ -107,11 +106,15 @@ class Loop:
         """
         if not self.state.is_validated and not self._validate():
             raise self._preempted()
-        while not self.is_finished:
+        while not self.is_finished():
             must_stop = self._update()
             if self._is_validation_due():
                 must_stop = must_stop or not self._validate()
                 self.state.is_validated = not must_stop
+            if (
+                self.is_finished() and self.state.window_target_tokens
+            ):  # ended early, between records
+                self._record(self._learning_rate(self.state.update - 1), None)
             self._checkpoint(must_stop=must_stop)
             if must_stop:
                 raise self._preempted()
@@ -126,7 +129,7 @@ class Loop:
         """Do the next update; returns whether to stop after it."""
         config, state = self.config, self.state
         number, done = state.update, state.update + 1
-        lr = learning_rate(number, config.updates, config.optimizer.lr, config.schedule)
+        lr = self._learning_rate(number)
         work = self.curriculum.update(number)
         is_record_due = done % config.log_every == 0 or done == config.updates
         is_noised = config.r3f.is_on and config.r3f.noise != "none"
@@ -149,6 +152,10 @@ class Loop:
             kl = kl_at_equal_dropout(self.ranks, work, number)
             self._add(**{"r3f/kl_same_dropout": kl})
         return outcome.must_stop
+
+    def _learning_rate(self, number: int) -> float:
+        config = self.config
+        return learning_rate(number, config.updates, config.optimizer.lr, config.schedule)
 
     def _not_applied(self, update: int, outcome: Outcome) -> None:
         """Count an update whose loss or gradient was not finite, and stop if the recipe says so."""
@@ -243,13 +250,23 @@ class Loop:
         return update == config.updates or is_periodic or is_candidate
 
     def _validate(self) -> bool:
-        """Measure the validation split; returns False if a rank was asked to stop meanwhile."""
+        """Measure the validation split; returns False if a rank was asked to stop meanwhile.
+
+        Raises:
+            DataError: If the loss is not finite.
+        """
         config, state = self.config, self.state
         measured = validate(
             self.ranks, self.validation.task, self.validation.plan, self.context.stop
         )
         if measured is None:
             return False
+        if not math.isfinite(measured["nll"]):
+            raise DataError(
+                f"the validation loss after update {state.update} is not finite: the weights are ruined. "
+                "Lower finetune.optimizer.lr or use finetune.precision fp32, and start again with "
+                "--restart-from finetune"
+            )
         state.measured = measured
         self._add(**{f"valid/{name}": value for name, value in measured.items()})
         if state.selection.is_due(config.selection, state.update, config.updates):
@@ -263,7 +280,7 @@ class Loop:
         is_candidate = config.selection.weights != "last" and state.selection.is_due(
             config.selection, state.update, config.updates
         )
-        is_needed = must_stop or self.is_finished or is_candidate
+        is_needed = must_stop or self.is_finished() or is_candidate
         if not is_needed and state.update % config.checkpoint_every:
             return
         presence.mark(f"the checkpoint of update {state.update}")

@@ -70,16 +70,15 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Return the records of a log; a last line that a kill cut short is left out."""
+    """Return the records of a log; a line that a kill cut short is left out, and said to be."""
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            _logger.info("%s: an unfinished last record is dropped", path)
-            break
+            _logger.warning("%s, line %d: unfinished, left out", path, number)
     return records
 
 
