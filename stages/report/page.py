@@ -18,6 +18,7 @@ from stages.report.wording import (
     model_words,
     percent,
     profile_words,
+    survival_words,
     title,
     warm_start_updates,
 )
@@ -80,6 +81,7 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
         how_to_draw=HOW_TO_DRAW,
         is_r3f=is_r3f(facts),
         r3f=facts.settings("finetune")["r3f"],
+        survival=survival_words(facts),
         warm_start=warm_start_updates(facts),
         examples=[excerpt(example) for example in facts.examples],
         accounting=row_table(facts),

@@ -18,6 +18,13 @@ _SYSTEMS = {
 }
 
 
+_PLACES = {
+    "embedding": "at the embedding's LayerNorm",
+    "residual": "at the first layer",
+    "compute": "as its first matrix product sees them",
+}
+
+
 def percent(fraction: float) -> str:
     """Return a fraction times 100 with two decimals, as ROUGE is published."""
     return f"{100 * fraction:.2f}"
@@ -72,6 +79,19 @@ def is_r3f(facts: Facts) -> bool:
     """Whether the training had the R3F term; its settings may turn it off."""
     r3f = facts.settings("finetune")["r3f"]
     return bool(r3f["lambda"] > 0)
+
+
+def survival_words(facts: Facts) -> str:
+    """Say how much of the noise was left at the end, at three places; empty if it was not measured."""
+    for record in reversed(facts.curve):
+        shares = [record.get(f"r3f/noise_survival_{place}") for place in _PLACES]
+        if None not in shares:
+            told = (
+                f"{100 * (share or 0):.0f} % {words}"
+                for share, words in zip(shares, _PLACES.values(), strict=True)
+            )
+            return f"Entries that the noise still changes: {', '.join(told)}."
+    return ""
 
 
 def warm_start_updates(facts: Facts) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -84,6 +85,8 @@ def curve() -> str:
         {"update": n, "loss": 9 / n, "nll": 8 / n, "smoothing": 0.1, "r3f/kl": 1 / n, "lr": 1e-3}
         for n in range(10, 60, 10)
     ]
+    shares = {"embedding": 1.0, "residual": 0.996, "compute": 0.0771}
+    trained[-1] |= {f"r3f/noise_survival_{place}": share for place, share in shares.items()}
     measured: list[JSON] = [{"update": 50, "valid/nll": 1.5, "valid/smoothing": 0.3}]
     return lines([*trained, *measured])
 
@@ -414,6 +417,16 @@ def test_a_run_is_titled_by_its_recipe(tmp_path: Path) -> None:
     context = finished_run(tmp_path / "run", HUB, name="my\nrun")
     run(ReportConfig(examples=0), context)
     assert "<h1>my run" in written(context, "index.html")
+
+
+def test_the_page_says_how_much_of_the_noise_was_left(tmp_path: Path) -> None:
+    context = finished_run(tmp_path / "run")
+    run(ReportConfig(), context)
+    page = html.unescape(written(context, "index.html"))
+    assert (
+        "Entries that the noise still changes: 100 % at the embedding's LayerNorm, 100 % at the first layer, "
+        "8 % as its first matrix product sees them." in page
+    )
 
 
 def test_a_damaged_curve_names_file_line_and_next_step(tmp_path: Path) -> None:
