@@ -106,7 +106,7 @@ def fused_head(case: HeadCase, dtype: torch.dtype) -> Tensor:
     ones = torch.ones(len(index), device=DEVICE)
     return fused_loss(
         *(case.clean.index_select(0, index), case.noised.index_select(0, index), case.weight, None),
-        Rows(case.targets[index], ones, ones),
+        Rows(case.targets[index], ones),
         smoothing=Smoothing(0.1, "torch"),
         kl_lambda=1.0,
         dtype=dtype,

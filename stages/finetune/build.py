@@ -36,6 +36,8 @@ def build_engine(
         bart = BartForConditionalGeneration.from_pretrained(
             model_folder,
             dtype=torch.float32,
+            encoder_layerdrop=0.0,  # ranks that skip different layers would wait for each other at ZeRO-3
+            decoder_layerdrop=0.0,
             dropout=config.dropout,
             attention_dropout=config.attention_dropout,
             activation_dropout=config.activation_dropout,
@@ -48,7 +50,7 @@ def build_engine(
         enable({"use_reentrant": False})
     if config.compile:
         for layer in (*bart.model.encoder.layers, *bart.model.decoder.layers):
-            layer.compile()
+            layer.forward = torch.compile(layer.forward)  # hooks stay outside: no graph breaks
     module = R3FModel(bart, config.loss, config.r3f)
     optimizer = config.optimizer
     return ZeroEngine(

@@ -87,6 +87,11 @@ class R3FConfig(Config):
         """Whether training runs the second pass."""
         return self.lambda_ > 0
 
+    @property
+    def passes(self) -> int:
+        """Passes over each row of a micro-batch, concatenated: clean and noised, or the clean one alone."""
+        return 2 if self.is_on else 1
+
 
 class WarmStartConfig(Config):
     """First updates on rebuilding a masked document's head, for models from scratch."""

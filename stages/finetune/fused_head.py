@@ -28,14 +28,18 @@ _FP16_SCALE = 256.0
 
 
 class Rows(NamedTuple):
-    """What the loss needs to know of each row."""
+    """What the loss needs to know of the rows."""
 
     targets_N: Tensor
     """Token ids, int64; any id where `nll_weights_N` is 0."""
     nll_weights_N: Tensor
     """Weight of label-smoothed cross-entropy: 1, or 0 on padding."""
-    kl_weights_N: Tensor
-    """Weight of the symmetric KL, lambda left out."""
+    kl_weight: float = 1.0
+    """Weight of the symmetric KL of each row, padding too; lambda left out."""
+
+    def part(self, rows: slice) -> Rows:
+        """Return some of the rows."""
+        return Rows(self.targets_N[rows], self.nll_weights_N[rows], self.kl_weight)
 
 
 def fused_loss(
@@ -52,7 +56,7 @@ def fused_loss(
     """Label-smoothed cross-entropy and symmetric KL of logits = hidden @ weight^T + bias, as sums.
 
     With a = clean and b = noised logits, lp = log_softmax(a), lq = log_softmax(b), p = e^lp, q = e^lq,
-    D = lp - lq, A = sum_v p D, B = -sum_v q D, n and k the row's weights, y its target:
+    D = lp - lq, A = sum_v p D, B = -sum_v q D, n a row's weight and y its target, k the weight of the KL:
 
         total = sum_N n (share_y (-lp_y) + share_all sum_v(-lp)) + lambda k (A + B)
         d total / da = n (p - share_y onehot_y - share_all) + lambda k (p (D - A) + p - q)
@@ -99,7 +103,9 @@ class _FusedLoss(torch.autograd.Function):
         is_recording: bool,
     ) -> tuple[Tensor, ...]:
         needs_gradient = is_recording and any(ctx.needs_input_grad[:3])
-        head = _Head(weight_VD.to(dtype), bias_V, clean_ND.dtype, smoothing, kl_lambda)
+        head = _Head(
+            weight_VD.to(dtype), bias_V, clean_ND.dtype, smoothing, rows.kl_weight, kl_lambda
+        )
         halves = [clean_ND] if noised_ND is None else [clean_ND, noised_ND]
         losses = torch.zeros(4, dtype=torch.float64, device=clean_ND.device)
         gradients = _Gradients(halves, weight_VD) if needs_gradient else None
@@ -108,7 +114,7 @@ class _FusedLoss(torch.autograd.Function):
         chunks = -(-count // chunk_rows)
         for index in range(chunks):  # of equal size, up to one row
             part = slice(index * count // chunks, (index + 1) * count // chunks)
-            losses += head.chunk([half[part] for half in halves], rows, part, gradients)
+            losses += head.chunk([half[part] for half in halves], rows.part(part), part, gradients)
         nll, smooth, kl, correct = losses.to(clean_ND.dtype)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(nll, smooth, kl, correct)
@@ -168,12 +174,15 @@ class _Head:
         bias_V: Tensor | None,
         exact: torch.dtype,
         smoothing: Smoothing,
+        kl_weight: float,
         kl_lambda: float,
     ) -> None:
         self._weight_VD, self._bias_V, self._exact = weight_VD, bias_V, exact
         self._share_target, self._share_all = smoothing.shares(weight_VD.shape[0])
-        self._kl_lambda = kl_lambda
-        self._scale = _FP16_SCALE if weight_VD.dtype == torch.float16 else 1.0
+        self._kl_weight, self._kl_lambda = kl_weight, kl_lambda
+        is_fp16 = weight_VD.dtype == torch.float16
+        # A heavy KL has large gradients of its own, which lowering fp16's loss scale could not cure here.
+        self._scale = _FP16_SCALE / max(1.0, kl_lambda * kl_weight) if is_fp16 else 1.0
 
     def chunk(
         self, halves: list[Tensor], rows: Rows, part: slice, gradients: _Gradients | None
@@ -195,7 +204,7 @@ class _Head:
             self._block(
                 [half[block] for half in torch.split(logits_CV, count)],
                 [half[block] for half in torch.split(gradient_CV, count)] if gradients else [],
-                Rows(*(column[part][block] for column in rows)),
+                rows.part(block),
                 scratch[:, : block.stop - block.start],
                 per_row_4N[:, block],
             )
@@ -235,19 +244,18 @@ class _Head:
                 gradients[0].copy_(p.scatter_add_(1, targets_R1, onehot_R1))
             return
         self._log_softmax(logits[1], lq, q)
-        k_R1 = rows.kl_weights_N[:, None].to(self._exact)
         difference = lp.sub_(lq)
-        a_R1 = torch.linalg.vecdot(p, difference)[:, None]
-        b_R1 = -torch.linalg.vecdot(q, difference)[:, None]
-        per_row_4R[2] = (k_R1 * (a_R1 + b_R1)).squeeze(1)
+        a_R1 = torch.mul(p, difference, out=work).sum(1, keepdim=True)
+        b_R1 = -torch.mul(q, difference, out=work).sum(1, keepdim=True)
+        per_row_4R[2] = self._kl_weight * (a_R1 + b_R1).squeeze(1)
         if not gradients:
             return
-        k_R1 = k_R1 * (self._kl_lambda * self._scale)
+        k = self._kl_weight * self._kl_lambda * self._scale
         n_R1 = n_R1 * self._scale
-        torch.mul(difference, k_R1, out=work)
-        torch.sub(k_R1 * (1.0 - b_R1), work, out=lq).mul_(q).addcmul_(p, k_R1, value=-1.0)
+        torch.mul(difference, k, out=work)
+        torch.sub(k * (1.0 - b_R1), work, out=lq).mul_(q).sub_(p, alpha=k)
         gradients[1].copy_(lq)
-        work.add_(n_R1 + k_R1 * (1.0 - a_R1)).mul_(p).addcmul_(q, k_R1, value=-1.0)
+        work.add_(n_R1 + k * (1.0 - a_R1)).mul_(p).sub_(q, alpha=k)
         if self._share_all:
             work.sub_(n_R1 * self._share_all)
         gradients[0].copy_(work.scatter_add_(1, targets_R1, onehot_R1))

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from pipeline.config import JSON
 from pipeline.distributed import checkpoint, presence
 from pipeline.distributed.voting import voted
-from pipeline.errors import DataError, Preempted, StorageError
+from pipeline.errors import CheckpointError, DataError, Preempted, StorageError
 from pipeline.stage import StageContext
 from stages.finetune.batch_plan import BatchPlan
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.curriculum import Curriculum
 from stages.finetune.data import SummaryTask
-from stages.finetune.metrics_log import MetricsLog
+from stages.finetune.metrics_log import TRAINING, VALIDATION, MetricsLog
 from stages.finetune.noise_survival import ENOUGH, NoiseProbe
 from stages.finetune.nonfinite import write_bundle
 from stages.finetune.schedule import learning_rate
@@ -60,6 +60,32 @@ class State:
     def to_json(self) -> JSON:
         """Return the state as JSON."""
         return dataclasses.asdict(self)
+
+    def undone_records(self) -> list[str]:
+        """Return what records at `update` have that are only written after this state."""
+        validation = [] if self.is_validated else [VALIDATION]
+        return [*validation, TRAINING] if self.window_target_tokens else validation
+
+    @classmethod
+    def of_checkpoint(cls, found: checkpoint.Checkpoint) -> State:
+        """Return the state that a checkpoint was saved with.
+
+        Raises:
+            CheckpointError: If it holds none, or that of another update.
+        """
+        try:
+            state = cls.of_json(found.notes or {})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{found.folder}: says nothing usable of how far training was ({error!r}); it is of another "
+                "version: start training anew with --restart-from finetune"
+            ) from error
+        if state.update != found.update:
+            raise CheckpointError(
+                f"{found.folder}: holds the state after update {state.update}; restore it, or start training "
+                "anew with --restart-from finetune"
+            )
+        return state
 
     @classmethod
     def of_json(cls, notes: JSON) -> State:
@@ -104,20 +130,24 @@ class Loop:
             DataError: If a loss or gradient was not finite, and the recipe does not let it pass.
             StorageError: If checkpoints cannot be written.
         """
-        if not self.state.is_validated and not self._validate():
-            raise self._preempted()
+        if not self.state.is_validated:
+            if not self._validate():
+                raise self._preempted()
+            self._close_window()
         while not self.is_finished():
             must_stop = self._update()
             if self._is_validation_due():
                 must_stop = must_stop or not self._validate()
                 self.state.is_validated = not must_stop
-            if (
-                self.is_finished() and self.state.window_target_tokens
-            ):  # ended early, between records
-                self._record(self._learning_rate(self.state.update - 1), None)
+            self._close_window()
             self._checkpoint(must_stop=must_stop)
             if must_stop:
                 raise self._preempted()
+
+    def _close_window(self) -> None:
+        """Record the last updates of a training that ended early, between two records."""
+        if self.is_finished() and self.state.is_validated and self.state.window_target_tokens:
+            self._record(self._learning_rate(self.state.update - 1), None)
 
     def _preempted(self) -> Preempted:
         reason = self.context.stop.reason or "a request to another rank"
@@ -133,7 +163,9 @@ class Loop:
         work = self.curriculum.update(number)
         is_record_due = done % config.log_every == 0 or done == config.updates
         is_noised = config.r3f.is_on and config.r3f.noise != "none"
-        probe = NoiseProbe() if is_record_due and is_noised else None
+        probe = None
+        if is_record_due and is_noised and self.log is not None:  # only rank 0's lane 0 is logged
+            probe = NoiseProbe(keeps_difference=not self._has_warned_of_noise)
         outcome = train_update(
             self.ranks, work, number, config.batch.lanes, lr, self.context.stop, probe
         )
@@ -149,7 +181,8 @@ class Loop:
         if is_record_due:
             self._record(lr, probe)
         if is_noised and config.same_dropout_every and done % config.same_dropout_every == 0:
-            kl = kl_at_equal_dropout(self.ranks, work, number)
+            with self._stopwatch.stopped():
+                kl = kl_at_equal_dropout(self.ranks, work, number)
             self._add(**{"r3f/kl_same_dropout": kl})
         return outcome.must_stop
 
@@ -208,10 +241,9 @@ class Loop:
             self.context.progress.update(
                 state.update, config.updates, "update", loss=loss, nll=nll, kl=kl, lr=lr
             )
-        norm = engine.gradient_norm()
         values |= {
             "lr": lr,
-            "gradient_norm": norm if math.isfinite(norm) else None,
+            "gradient_norm": engine.gradient_norm(),
             "target_tokens": state.window_target_tokens,
             "skipped": state.skipped,
         }
@@ -219,14 +251,16 @@ class Loop:
             values["loss_scale"] = engine.loss_scale
         if probe is not None:
             values |= self._survival(probe)
-        peak = peak_tflops(config.device_tflops, engine.device)
-        passes = 2 if config.r3f.is_on else 1
-        self._add(**values, **self._stopwatch.read(passes, self.ranks.world.size, peak))
+        peak = None  # the table's are of 16-bit products
+        if config.precision != "fp32" or config.device_tflops is not None:
+            peak = peak_tflops(config.device_tflops, engine.device)
+        speed = self._stopwatch.read(config.r3f.passes, self.ranks.world.size, peak)
+        self._add(**values, **speed)
         state.window, state.window_target_tokens = Sums(), 0
         self._stopwatch = Stopwatch()
 
     def _survival(self, probe: NoiseProbe) -> dict[str, float]:
-        """Return the shares of this rank's first lane; warn once if the noise is mostly lost."""
+        """Return the shares of lane 0; warn once if the noise is mostly lost."""
         found, r3f = probe.survival(), self.config.r3f
         if found.compute < ENOUGH and not self._has_warned_of_noise:
             self._has_warned_of_noise = True
@@ -256,9 +290,10 @@ class Loop:
             DataError: If the loss is not finite.
         """
         config, state = self.config, self.state
-        measured = validate(
-            self.ranks, self.validation.task, self.validation.plan, self.context.stop
-        )
+        with self._stopwatch.stopped():
+            measured = validate(
+                self.ranks, self.validation.task, self.validation.plan, self.context.stop
+            )
         if measured is None:
             return False
         if not math.isfinite(measured["nll"]):
@@ -285,16 +320,17 @@ class Loop:
             return
         presence.mark(f"the checkpoint of update {state.update}")
         try:
-            checkpoint.save(
-                self.ranks.engine,
-                self.context.work / "checkpoints",
-                state.update,
-                self.ranks.world,
-                keep=config.keep_checkpoints,
-                also_keep=state.selection.chosen(config.selection, state.update),
-                notes=state.to_json(),
-                guard=self.context.guard,
-            )
+            with self._stopwatch.stopped():
+                checkpoint.save(
+                    self.ranks.engine,
+                    self.context.work / "checkpoints",
+                    state.update,
+                    self.ranks.world,
+                    keep=config.keep_checkpoints,
+                    also_keep=state.selection.chosen(config.selection, state.update),
+                    notes=state.to_json(),
+                    guard=self.context.guard,
+                )
             self._failed_saves = 0
         except StorageError as error:
             self._failed_saves += 1
@@ -307,8 +343,10 @@ class Loop:
             )
 
     def _add(self, **values: float | None) -> None:
+        """Append a record; a value that is not finite is null, which JSON has."""
         if self.log is not None:
-            self.log.add(self.state.update, **values)
+            told = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+            self.log.add(self.state.update, **told)
 
     def _say(self, level: int, message: str) -> None:
         if self.ranks.world.is_first:

@@ -119,11 +119,13 @@ def reduce_kl(kl_BT: Tensor, valid_BT: Tensor, reduction: Reduction) -> Tensor:
         reduction: Which of the two.
 
     Returns:
-        Scalar in nats. In `fairseq` mode it depends on padding and on how rows are grouped.
+        Scalar in nats. In `fairseq` mode it depends on padding and on how rows are grouped, and its quotient
+        by target tokens is the mean over micro-batches of the KL of a sentence, not of a token.
 
     Source:
         `fairseq` is the released criterion (3d262bb): its `/ size(0)` and `* sample_size`. `token` is ours:
-        the released normaliser makes lambda depend on target length.
+        the released normaliser makes lambda depend on target length. Deviation of `fairseq`: what stands at
+        padded positions differs, fairseq's decoder masks padding and gives it a position of its own.
     """
     if reduction == "token":
         return kl_BT.masked_fill(~valid_BT, 0.0).sum()

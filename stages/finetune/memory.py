@@ -94,11 +94,6 @@ def product_bytes(config: FinetuneConfig) -> int:
     return FP32 if config.precision == "fp32" else 2
 
 
-def passes(config: FinetuneConfig) -> int:
-    """Return the passes that share a micro-batch: two with R3F, concatenated."""
-    return 2 if config.r3f.is_on else 1
-
-
 def activation_bytes(
     sizes: BartSizes, shape: Shape, config: FinetuneConfig, device: Device = GPU
 ) -> int:
@@ -120,7 +115,7 @@ def activation_bytes(
         device: Where it runs. A CPU has no fused attention with attention dropout; its S x S weights are
             not counted.
     """
-    rows = shape.rows * passes(config)
+    rows = shape.rows * config.r3f.passes
     sources, targets = rows * shape.sources, rows * shape.targets
     d, c = sizes.d_model, product_bytes(config)
     is_16_bit = c < FP32
@@ -173,7 +168,7 @@ def head_bytes(sizes: BartSizes, shape: Shape, config: FinetuneConfig, device: D
     elementwise scratch; the fp32 gradient of the weight and, in 16 bits, a product to be added to it; for
     each target its hidden state and that state's gradient (fp32).
     """
-    halves, c, v = passes(config), product_bytes(config), sizes.vocab_size
+    halves, c, v = config.r3f.passes, product_bytes(config), sizes.vocab_size
     targets = halves * shape.rows * shape.targets
     chunks = -(-targets // device.head_rows)
     chunk = -(-targets // chunks)

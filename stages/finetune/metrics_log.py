@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ SET_ASIDE = "metrics.set_aside.jsonl"
 
 VALIDATION = "valid/nll"
 """What the record of a validation has, and no other."""
+TRAINING = "loss"
+"""What the record of a window of updates has, and no other."""
 
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +28,8 @@ class MetricsLog:
     Args:
         path: The file.
         resumed_at: Updates done; later records are set aside.
-        is_validated: False if the validation at `resumed_at` is still to be done; its record, if any, is set
-            aside too.
+        undone: Values that only records still to be written at `resumed_at` have, such as VALIDATION if the
+            validation there is still to be done; such records are set aside too.
         tensorboard: A folder to write event files to as well, or None.
     """
 
@@ -35,13 +38,13 @@ class MetricsLog:
         path: Path,
         resumed_at: int,
         *,
-        is_validated: bool = True,
+        undone: Collection[str] = (),
         tensorboard: Path | None = None,
     ) -> None:
         self._path = path
 
         def is_late(record: dict[str, float]) -> bool:
-            is_undone = not is_validated and VALIDATION in record
+            is_undone = any(name in record for name in undone)
             return record["update"] > resumed_at or (record["update"] == resumed_at and is_undone)
 
         records = read(path)

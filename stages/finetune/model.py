@@ -131,13 +131,12 @@ class R3FModel(nn.Module):
         if needs_padding:
             nll_weights_N = batch.target_mask_BT.flatten().to(hidden.dtype)
             kl_weight = valid_count / batch.target_ids_BT.shape[0]
-            kl_weights_N = torch.full_like(nll_weights_N, kl_weight)
-            rows = Rows(batch.target_ids_BT.flatten(), nll_weights_N, kl_weights_N)
+            rows = Rows(batch.target_ids_BT.flatten(), nll_weights_N, kl_weight)
             return hidden[:positions], hidden[positions:], rows
         clean_ND = hidden.index_select(0, batch.valid_N)
         noised_ND = hidden.index_select(0, batch.valid_N + positions) if is_noised else None
         ones_N = clean_ND.new_ones(valid_count)
-        return clean_ND, noised_ND, Rows(batch.target_ids_BT.take(batch.valid_N), ones_N, ones_N)
+        return clean_ND, noised_ND, Rows(batch.target_ids_BT.take(batch.valid_N), ones_N)
 
     def _bias(self) -> Tensor | None:
         """Return the logits' bias, a buffer that training never changes; None where it is zero."""

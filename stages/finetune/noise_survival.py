@@ -33,11 +33,17 @@ class Survival:
 
 
 class NoiseProbe:
-    """Listens to one forward pass of the encoder; keeps what it needs until it is asked."""
+    """Listens to one forward pass of the encoder, on its device; whoever asks for the shares waits for it.
 
-    def __init__(self) -> None:
-        self._embedding: tuple[Tensor, Tensor] | None = None
-        self._residual: tuple[Tensor, Tensor] | None = None
+    Args:
+        keeps_difference: Keep the first layer's input, for `sufficient_factor`.
+    """
+
+    def __init__(self, *, keeps_difference: bool = True) -> None:
+        self._keeps_difference = keeps_difference
+        self._counts: list[Tensor] = []
+        """Changed entries and all that count, at each place."""
+        self._residual: tuple[Tensor, Tensor, Tensor] | None = None
         self._dtype = torch.float32
 
     @contextlib.contextmanager
@@ -49,18 +55,20 @@ class NoiseProbe:
             mask_MS: 0 on padding.
             dtype: What matrix products are taken in.
         """
-        is_token = mask_MS.chunk(2)[0].bool()
-        self._dtype = dtype
-
-        def halves(arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            clean, noised = arguments[0].detach().chunk(2)
-            return clean[is_token], noised[is_token]
+        is_token = mask_MS.chunk(2)[0].bool().unsqueeze(-1)
+        self._dtype, self._counts = dtype, []
 
         def at_layer_norm(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            self._embedding = halves(arguments)
+            clean, noised = arguments[0].detach().chunk(2)
+            self._counts += _changed(clean, noised, is_token.expand_as(clean))
 
         def at_first_layer(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            self._residual = halves(arguments)
+            clean, noised = arguments[0].detach().chunk(2)
+            counts = is_token & (clean != 0) & (noised != 0)
+            self._counts += _changed(clean, noised, counts)
+            self._counts += _changed(clean.to(dtype), noised.to(dtype), counts)
+            if self._keeps_difference:
+                self._residual = clean, noised, counts
 
         handles = (
             encoder.layernorm_embedding.register_forward_pre_hook(at_layer_norm),  # type: ignore[union-attr]
@@ -74,14 +82,10 @@ class NoiseProbe:
 
     def survival(self) -> Survival:
         """Return the three shares; waits for the device."""
-        if self._embedding is None or self._residual is None:
+        if not self._counts:
             raise RuntimeError("no noised pass was listened to")
-        clean, noised = _both_kept(*self._residual)
-        return Survival(
-            changed_share(*self._embedding),
-            changed_share(clean, noised),
-            changed_share(clean.to(self._dtype), noised.to(self._dtype)),
-        )
+        found = torch.stack(self._counts).tolist()
+        return Survival(*(c / max(n, 1) for c, n in zip(found[::2], found[1::2], strict=True)))
 
     def sufficient_factor(self) -> float:
         """Return by what the noise must grow for `compute` to reach ENOUGH, to 5 %; inf if nothing does.
@@ -89,13 +93,13 @@ class NoiseProbe:
         The first layer's difference is taken as proportional to the noise, which holds while it is small.
         """
         if self._residual is None:
-            raise RuntimeError("no noised pass was listened to")
-        clean, noised = _both_kept(*self._residual)
+            raise RuntimeError("no noised pass was listened to, or its difference was not kept")
+        clean, noised = (half[self._residual[2]] for half in self._residual[:2])
         difference = noised - clean
 
         def is_enough(factor: float) -> bool:
             grown = (clean + factor * difference).to(self._dtype)
-            return changed_share(clean.to(self._dtype), grown) >= ENOUGH
+            return float((grown != clean.to(self._dtype)).double().mean()) >= ENOUGH
 
         high = next((2.0**k for k in range(_DOUBLINGS) if is_enough(2.0**k)), None)
         if high is None:
@@ -107,11 +111,6 @@ class NoiseProbe:
         return high
 
 
-def changed_share(clean: Tensor, noised: Tensor) -> float:
-    """Return the share of entries that differ; 0 of none."""
-    return float((clean != noised).double().mean()) if clean.numel() else 0.0
-
-
-def _both_kept(clean: Tensor, noised: Tensor) -> tuple[Tensor, Tensor]:
-    kept = (clean != 0) & (noised != 0)
-    return clean[kept], noised[kept]
+def _changed(clean: Tensor, noised: Tensor, counts: Tensor) -> list[Tensor]:
+    """Return how many entries differ and how many count, on their device."""
+    return [((clean != noised) & counts).sum(), counts.sum()]

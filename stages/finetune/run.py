@@ -44,11 +44,12 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
     _probe(loop.ranks, valid, context.work / "probe.safetensors")
     state, plan = loop.state, loop.curriculum.summary_plan
     assert state.measured is not None, "the last update is always validated"
+    _require_chosen(config, context, state)
     chosen = state.selection.chosen(config.selection, state.update)
     if context.world.is_first:
         choice = {"weights": config.selection.weights, "updates": chosen}
         write_json(context.work / "selection.json", choice)
-        checkpoint.drop_old(context.work / "checkpoints", keep=1, also_keep=chosen)
+        checkpoint.drop_old(context.work / "checkpoints", keep=1, also_keep={*chosen, state.update})
     return {
         "valid_nll_nats_per_token": state.measured["nll"],
         "valid_accuracy": state.measured["accuracy"],
@@ -79,7 +80,8 @@ def _prepare(config: FinetuneConfig, context: StageContext) -> tuple[Loop, Encod
     valid_task = SummaryTask(valid)
     validation = Validation(valid_task, plan_of(valid_task, config, context.seed, costs))
     found = resume(engine, _checkpoints(context), world)
-    state = State() if found is None or found.notes is None else State.of_json(found.notes)
+    state = State() if found is None else State.of_checkpoint(found)
+    _require_chosen(config, context, state)
     log = None
     if world.is_first:
         _say_what_is_odd(config, context, curriculum, state)
@@ -87,7 +89,7 @@ def _prepare(config: FinetuneConfig, context: StageContext) -> tuple[Loop, Encod
         log = MetricsLog(
             context.work / "metrics.jsonl",
             state.update,
-            is_validated=state.is_validated,
+            undone=state.undone_records(),
             tensorboard=tensorboard,
         )
     return Loop(config, context, ranks, curriculum, validation, log, state), valid
@@ -95,6 +97,17 @@ def _prepare(config: FinetuneConfig, context: StageContext) -> tuple[Loop, Encod
 
 def _checkpoints(context: StageContext) -> Path:
     return context.work / "checkpoints"
+
+
+def _require_chosen(config: FinetuneConfig, context: StageContext, state: State) -> None:
+    """Check that the checkpoints that make up the weights so far are whole, while it is not too late."""
+    chosen = state.selection.chosen(config.selection, state.update) if state.update else []
+
+    def check() -> None:
+        for update in chosen:
+            checkpoint.committed(_checkpoints(context), update)
+
+    voted(check, context.world, only_first=True)
 
 
 def _require_space(config: FinetuneConfig, context: StageContext, engine: ZeroEngine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from stages.finetune.config import SelectionConfig
@@ -25,10 +24,7 @@ class Selection:
         return config.is_on and (update % config.every == 0 or update == updates)
 
     def add(self, config: SelectionConfig, update: int, nll: float) -> None:
-        """Take in a candidate's validation nll; one without a number is never chosen."""
-        if math.isnan(nll):
-            self.worse_in_a_row += 1
-            return
+        """Take in a candidate's validation nll, which is finite."""
         if self.best_nll is None or nll < self.best_nll:
             self.best_update, self.best_nll, self.worse_in_a_row = update, nll, 0
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +35,15 @@ class Stopwatch:
     """Matrix products of one forward pass over the same rows, padding left out."""
     started: float = field(default_factory=time.monotonic)
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave what is done inside out of the time: validation and checkpoints are not training."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self.started += time.monotonic() - before
+
     def read(self, passes: int, devices: int, peak_tflops: float | None) -> dict[str, float]:
         """Return seconds, tokens a second and, with a peak, MFU.
 
@@ -56,4 +68,4 @@ def peak_tflops(asked: float | None, device: torch.device) -> float | None:
     if asked is not None or device.type != "cuda":
         return asked
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return next((p for part, p in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name)), None)

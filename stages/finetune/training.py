@@ -116,9 +116,7 @@ def train_update(
         done.append((lane, batch, parts))
         if slot < slots - 1:
             engine.step(lr)
-    mine = (
-        torch.stack([parts for _, _, parts in done]).sum(0).tolist()
-    )  # the one wait for the device
+    mine = torch.stack([parts for _, _, parts in done]).sum(0).tolist()  # waits for the device
     *agreed, stops = collectives.all_sum([*mine, float(stop.reason is not None)], engine.device)
     total = Sums(*agreed)
     if all(map(math.isfinite, total)):
@@ -146,7 +144,7 @@ def _described(
 
 
 def kl_at_equal_dropout(ranks: Ranks, work: UpdateWork, number: int) -> float:
-    """Return what the noise alone does to lane 0: KL in nats per target token; every rank must call it."""
+    """Return what the noise alone does to lane 0: r3f/kl of it; every rank must call it."""
     lane = min(ranks.world.rank, len(work.lanes) - 1)
     batch = ranks.batch(work.task, work.lanes[lane], work.epoch)
     seed = micro_batch_seed(ranks.seed, number, lane)
@@ -170,7 +168,7 @@ def validate(ranks: Ranks, task: Task, plan: BatchPlan, stop: StopFlag) -> dict[
     epoch = plan.epoch(0)
     batches = [rows for index in range(plan.updates_per_epoch) for rows in epoch.update(index)]
     engine.train(False)
-    mine = Sums()
+    mine = torch.zeros(len(Sums._fields), dtype=torch.float64, device=engine.device)
     for slot in range(lane_slots(len(batches), world.size)):
         presence.mark(f"validation batch {slot + 1}")
         if slot % _POLL_BATCHES == 0 and collectives.all_max(
@@ -182,8 +180,8 @@ def validate(ranks: Ranks, task: Task, plan: BatchPlan, stop: StopFlag) -> dict[
         batch = ranks.batch(task, batches[0 if is_idle else number], 0)
         with torch.no_grad():
             sums: LossSums = engine(batch.without_targets() if is_idle else batch)
-        mine = mine.plus(Sums(*(part.item() for part in sums[1:])))
-    total = Sums(*collectives.all_sum(list(mine), engine.device))
+        mine += torch.stack(sums[1:]).double()
+    total = Sums(*collectives.all_sum(mine.tolist(), engine.device))
     tokens = int(task.target_lengths.sum())
     return {
         "nll": total.nll / tokens,

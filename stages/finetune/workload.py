@@ -80,7 +80,7 @@ def workload(lengths: Lengths, config: FinetuneConfig, seed: int, sizes: BartSiz
         padding_share=1.0 - real / padded,
         is_sampled=looked_at < plan.updates_per_epoch,
         worst=largest(shapes, config, sizes),
-        update_flops=per_pass * (2 if config.r3f.is_on else 1),
+        update_flops=per_pass * config.r3f.passes,
     )
 
 

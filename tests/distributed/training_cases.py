@@ -27,8 +27,6 @@ from stages.finetune import loop, run
 from stages.recipe import SummarizationRecipe
 from tests.launching import TINY
 
-storage.FIRST_PAUSE = 0.01
-
 Fault = Literal["stop", "kill"]
 Usage = namedtuple("Usage", "total used free")
 
@@ -113,6 +111,7 @@ def finetune(
         bad_saves: Updates whose checkpoints cannot be written.
         free_bytes: What the disk claims to have left.
     """
+    storage.FIRST_PAUSE = 0.01  # in the rank's process only
     said, stop = _Said(), StopFlag()
     logging.getLogger().addHandler(said)
     logging.getLogger().setLevel(logging.INFO)

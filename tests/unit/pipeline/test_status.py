@@ -39,7 +39,7 @@ def test_finished_stages_are_done_with_their_metrics(run_dir: RunDir) -> None:
 def test_a_stopped_stage_shows_how_far_it_came(toy_recipe: Path, tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run")
     with start("run", toy_recipe, "--run-dir", run_dir.root, "--set", "b.stop_after=2") as process:
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
     assert process.returncode == EXIT_PREEMPTED
     found = states(run_dir)
     assert [item["state"] for item in found.values()] == ["done", "partial", "todo"]
@@ -59,7 +59,7 @@ def test_a_dead_process_is_not_shown_as_the_holder(toy_recipe: Path, tmp_path: P
     """Its pid may be somebody else's by now: nobody is to wait for it or kill it."""
     run_dir = RunDir(tmp_path / "run")
     with start("run", toy_recipe, "--run-dir", run_dir.root, "--set", "b.die_after=1") as process:
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
     assert run_dir.lease.exists()
     assert run_state("abc", run_dir.root, deep=False)["holder"] is None
 

@@ -148,7 +148,7 @@ def head(
     form: Literal["torch", "fairseq"] = "torch",
 ) -> LossSums:
     ones_N = torch.ones(len(targets_N), dtype=clean_ND.dtype)
-    rows = Rows(targets_N, ones_N, ones_N)
+    rows = Rows(targets_N, ones_N)
     smoothing = Smoothing(0.1, form)
     return fused_loss(
         clean_ND, noised_ND, weight_VD, None, rows, smoothing=smoothing, kl_lambda=0.7, dtype=dtype
@@ -210,7 +210,7 @@ def test_fp16_keeps_the_gradient_of_smoothing() -> None:
     found = {}
     for dtype in (torch.float32, torch.float16):
         sums = fused_loss(
-            *(hidden_ND, None, weight_VD, None, Rows(targets_N, ones_N, ones_N)),
+            *(hidden_ND, None, weight_VD, None, Rows(targets_N, ones_N)),
             smoothing=Smoothing(0.1, "torch"),
             kl_lambda=0.0,
             dtype=dtype,

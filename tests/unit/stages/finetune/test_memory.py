@@ -146,7 +146,7 @@ def test_the_head_takes_what_is_said(precision: str, rows: int) -> None:
             *halves,
             weight,
             None,
-            Rows(torch.randint(vocabulary, (rows,)), ones, ones),
+            Rows(torch.randint(vocabulary, (rows,)), ones),
             smoothing=Smoothing(0.1, "torch"),
             kl_lambda=1.0,
             dtype=dtype,

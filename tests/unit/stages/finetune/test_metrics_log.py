@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.finetune.metrics_log import SET_ASIDE, MetricsLog, read
+from stages.finetune.metrics_log import SET_ASIDE, TRAINING, VALIDATION, MetricsLog, read
 
 
 def written(path: Path, updates: range) -> MetricsLog:
@@ -78,9 +78,9 @@ def test_later_records_are_set_aside_and_not_lost(tmp_path: Path) -> None:
     assert [record["update"] for record in read(path)] == [1, 2]
 
 
-def several(path: Path, resumed_at: int = 0, *, is_validated: bool = True) -> MetricsLog:
+def several(path: Path, resumed_at: int = 0, *, undone: tuple[str, ...] = ()) -> MetricsLog:
     """Records of all kinds at update 4: training, noise, validation."""
-    log = MetricsLog(path, resumed_at, is_validated=is_validated)
+    log = MetricsLog(path, resumed_at, undone=undone)
     if resumed_at < 4:
         log.add(4, loss=0.5)
         log.add(4, **{"r3f/kl_same_dropout": 0.25})
@@ -103,7 +103,7 @@ def test_a_validation_that_is_done_again_is_recorded_once(tmp_path: Path, resume
     path = tmp_path / "metrics.jsonl"
     several(path)
     whole = path.read_bytes()
-    several(path, resumed_at, is_validated=False)
+    several(path, resumed_at, undone=(VALIDATION,))
     assert path.read_bytes() == whole
     kinds = [next(iter(record.keys() - {"update", "valid/accuracy"})) for record in set_aside(path)]
     assert (
@@ -116,12 +116,19 @@ def test_a_validation_that_is_done_again_is_recorded_once(tmp_path: Path, resume
     )
 
 
+def test_a_last_window_that_is_closed_again_is_recorded_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    several(path)
+    MetricsLog(path, 4, undone=(VALIDATION, TRAINING))
+    assert [list(record) for record in read(path)] == [["update", "r3f/kl_same_dropout"]]
+
+
 def test_an_earlier_validation_stays_when_a_later_one_is_undone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, 0)
     for update in (2, 4):
         log.add(update, **{"valid/nll": 1.0})
-    MetricsLog(path, 4, is_validated=False)
+    MetricsLog(path, 4, undone=(VALIDATION,))
     assert [record["update"] for record in read(path)] == [2]
 
 

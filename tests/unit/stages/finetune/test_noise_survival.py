@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration
 
+from stages.finetune import noise_survival
 from stages.finetune.config import LossConfig, R3FConfig
 from stages.finetune.model import Batch, R3FModel
-from stages.finetune.noise_survival import NoiseProbe, Survival, changed_share
+from stages.finetune.noise_survival import NoiseProbe, Survival
 
 torch.set_num_threads(1)
 
@@ -132,9 +133,8 @@ def test_equal_dropout_leaves_what_the_noise_does(batch: Batch) -> None:
         assert module(batch, None, 7).kl.item() < 1e-4 * module(batch).kl.item()
 
 
-def test_changed_share_by_hand() -> None:
-    assert (
-        changed_share(torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([1.0, 2.5, 3.0, -0.0]))
-        == 0.25
-    )
-    assert changed_share(torch.empty(0), torch.empty(0)) == 0.0
+def test_shares_by_hand() -> None:
+    clean = torch.tensor([1.0, 2.0, 3.0, 0.0, 5.0])
+    noised = torch.tensor([1.0, 2.5, 3.0, -0.0, 6.0])
+    counts = torch.tensor([True, True, True, True, False])
+    assert [int(n) for n in noise_survival._changed(clean, noised, counts)] == [1, 4]
