@@ -91,8 +91,13 @@ class Progress:
 
     def _write_state(self) -> None:
         if self._state is not None and self._latest is not None:
-            self._state.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._state, self._latest)
+            try:
+                self._state.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._state, self._latest)
+            except (
+                OSError
+            ) as error:  # only a display: the stage's own writes say what a full disk means
+                _logger.warning("%s: not written (%s)", self._state, error)
             self._latest = None
 
     def _draw(self, done: int, total: int, unit: str, shown: str) -> None:

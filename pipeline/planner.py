@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON, diff, fingerprint
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from pipeline.files import read_json
 from pipeline.stage import HashFile, Recipe, Stage
 
@@ -156,8 +156,11 @@ def _progress(run_dir: RunDir, stage: Stage) -> str:
     path = run_dir.progress(stage.name)
     if not path.is_file():
         return "partial work found"
-    state = read_json(path)
-    return f"partial work found ({state['unit']} {state['done']}/{state['total']})"
+    try:
+        state = read_json(path)
+        return f"partial work found ({state['unit']} {state['done']}/{state['total']})"
+    except (CorruptArtifact, KeyError, TypeError):  # only a display
+        return f"partial work found ({path} is unreadable)"
 
 
 def _spare_unneeded(

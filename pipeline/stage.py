@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 from pydantic import Field, StrictInt
 
@@ -38,7 +38,7 @@ class Recipe(Config):
 
     name: str
     """The recipe's name, for people."""
-    seed: StrictInt = 1
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 1
     """Seed of everything random in the run."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Where each value is from, by its dotted name; for people, part of no identity."""

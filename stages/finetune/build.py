@@ -50,7 +50,7 @@ def build_engine(
         enable({"use_reentrant": False})
     if config.compile:
         for layer in (*bart.model.encoder.layers, *bart.model.decoder.layers):
-            layer.forward = torch.compile(layer.forward)  # hooks stay outside: no graph breaks
+            layer.forward = torch.compile(layer.forward, dynamic=True)  # hooks stay outside
     module = R3FModel(bart, config.loss, config.r3f)
     optimizer = config.optimizer
     return ZeroEngine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from shutil import which
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
@@ -14,8 +15,8 @@ from pipeline.stage import Execution
 Count = Annotated[StrictInt, Field(ge=0)]
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0, le=1e38)]
+NotNegative = Annotated[Number, Field(ge=0, le=1e38)]
 
 
 class BatchConfig(Config):
@@ -162,7 +163,8 @@ class FinetuneConfig(Config):
     selection: SelectionConfig = SelectionConfig()
     nonfinite: NonfiniteConfig = NonfiniteConfig()
     compile: StrictBool = False
-    """torch.compile the model's layers; other last digits than without."""
+    """torch.compile the model's layers; other last digits than without, and after a resume: what is
+    compiled depends on the shapes that a process has seen."""
     activation_checkpointing: Annotated[StrictBool, EXECUTION_ONLY] = False
     """Recompute activations in the backward pass: a third more compute for a fraction of the memory,
     and the same bits."""
@@ -213,13 +215,21 @@ class FinetuneConfig(Config):
         return values
 
 
+_COMPILERS = ("g++", "c++", "clang++")
+
+
 def check_launch(config: FinetuneConfig, execution: Execution) -> None:
-    """Raise ConfigError if there are more processes than lanes, or TensorBoard is asked for and missing."""
+    """Raise ConfigError if there are more processes than lanes, or something asked for is not installed."""
     lanes, size = config.batch.lanes, execution.processes
     if size > lanes:
         raise ConfigError(
             f"{size} processes, but finetune.batch.lanes is {lanes}: use --processes {lanes} or fewer, or "
             "raise lanes (which changes the recipe's updates)"
+        )
+    if config.compile and not any(map(which, _COMPILERS)):
+        raise ConfigError(
+            f"finetune.compile needs a C++ compiler, and none of {', '.join(_COMPILERS)} is on PATH: install "
+            "one, or --set finetune.compile=false"
         )
     if config.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError(

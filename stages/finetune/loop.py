@@ -143,6 +143,7 @@ class Loop:
             self._checkpoint(must_stop=must_stop)
             if must_stop:
                 raise self._preempted()
+        voted(self._flush_log, self.ranks.world, only_first=True)
 
     def _close_window(self) -> None:
         """Record the last updates of a training that ended early, between two records."""
@@ -224,9 +225,16 @@ class Loop:
             self._say(logging.WARNING, f"{found}: skipped, {state.skipped} of {settings.budget}")
             return
         raise DataError(
-            f"{found}; {verdict}. If the rows are sound, the updates before have likely ruined the weights: "
-            "lower finetune.optimizer.lr or use finetune.precision fp32, and start again with "
-            "--restart-from finetune; finetune.nonfinite.action skip leaves such updates out"
+            f"{found}; {verdict}. {self._advice()}; nonfinite.action skip leaves such out"
+        )
+
+    def _advice(self) -> str:
+        """Say what to do about numbers that are not finite."""
+        is_short = self.config.precision != "fp32"
+        return (
+            "If the rows are sound, the settings have likely ruined the weights: lower "
+            f"finetune.optimizer.lr{' or use finetune.precision fp32' if is_short else ''}, and start again "
+            "with --restart-from finetune"
         )
 
     def _record(self, lr: float, probe: NoiseProbe | None) -> None:
@@ -298,9 +306,7 @@ class Loop:
             return False
         if not math.isfinite(measured["nll"]):
             raise DataError(
-                f"the validation loss after update {state.update} is not finite: the weights are ruined. "
-                "Lower finetune.optimizer.lr or use finetune.precision fp32, and start again with "
-                "--restart-from finetune"
+                f"the validation loss after update {state.update} is not finite. {self._advice()}"
             )
         state.measured = measured
         self._add(**{f"valid/{name}": value for name, value in measured.items()})
@@ -321,6 +327,7 @@ class Loop:
         presence.mark(f"the checkpoint of update {state.update}")
         try:
             with self._stopwatch.stopped():
+                voted(self._flush_log, self.ranks.world, only_first=True)
                 checkpoint.save(
                     self.ranks.engine,
                     self.context.work / "checkpoints",
@@ -341,6 +348,10 @@ class Loop:
                 f"the checkpoint of update {state.update} failed, {self._failed_saves} of at most "
                 f"{config.max_failed_saves} in a row: {error}",
             )
+
+    def _flush_log(self) -> None:
+        if self.log is not None:
+            self.log.flush()
 
     def _add(self, **values: float | None) -> None:
         """Append a record; a value that is not finite is null, which JSON has."""

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import StorageError, storage_error
 from pipeline.files import write_atomic
 
 SET_ASIDE = "metrics.set_aside.jsonl"
@@ -49,10 +50,18 @@ class MetricsLog:
 
         records = read(path)
         late = [record for record in records if is_late(record)]
+        kept = [record for record in records if not is_late(record)]
         if late:
-            with (path.parent / SET_ASIDE).open("a", encoding="utf-8") as file:
+            aside = path.parent / SET_ASIDE
+            with aside.open("a", encoding="utf-8") as file:
                 file.write(_lines(late))
-        write_atomic(path, _lines([record for record in records if not is_late(record)]))
+            _logger.info(
+                "%d records past update %d are set aside in %s", len(late), resumed_at, aside
+            )
+        if resumed_at and not kept:
+            _logger.warning("%s: the records up to update %d are gone", path, resumed_at)
+        write_atomic(path, _lines(kept))
+        self._pending: list[dict[str, Any]] = []
         self._writer: Any = None
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -60,16 +69,37 @@ class MetricsLog:
             self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_at + 1)
 
     def add(self, update: int, **values: float | None) -> None:
-        """Append one record: values after `update` updates."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_lines([{"update": update, **values}]))
-            file.flush()
-            os.fsync(file.fileno())
+        """Append one record: values after `update` updates. One that the disk refuses is kept for `flush`."""
+        self._pending.append({"update": update, **values})
+        try:
+            self.flush()
+        except StorageError as error:
+            _logger.warning("records are kept until there is space: %s", error)
         if self._writer is not None:
             for name, value in values.items():
                 if value is not None:
                     self._writer.add_scalar(name, value, update)
             self._writer.flush()
+
+    def flush(self) -> None:
+        """Write what is still to be written; call before a checkpoint, which counts on it.
+
+        Raises:
+            StorageError: If the disk refuses; the file is as it was.
+        """
+        if not self._pending:
+            return
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_lines(self._pending))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self._path, size)  # no half a record
+            error.filename = error.filename or str(self._path)
+            raise storage_error(error) or error from error
+        self._pending = []
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -77,11 +107,14 @@ def read(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            _logger.warning("%s, line %d: unfinished, left out", path, number)
+            record = json.loads(line)
+            record["update"]
+        except (ValueError, KeyError, TypeError):
+            _logger.warning("%s, line %d: no record, left out", path, number)
+            continue
+        records.append(record)
     return records
 
 

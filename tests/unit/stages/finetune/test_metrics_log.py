@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StorageError
 from stages.finetune.metrics_log import SET_ASIDE, TRAINING, VALIDATION, MetricsLog, read
 
 
@@ -170,3 +173,40 @@ def test_tensorboard_shows_each_update_once_after_a_resume(tmp_path: Path) -> No
 def test_without_tensorboard_no_folder_is_made(tmp_path: Path) -> None:
     written(tmp_path / "metrics.jsonl", range(1, 3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_records_that_a_full_disk_refuses_are_written_once_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.add(1, loss=1.0)
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        log.add(2, loss=2.0)
+        log.add(3, loss=3.0)
+        with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left on device"):
+            log.flush()
+    assert [record["update"] for record in read(path)] == [1]
+    log.flush()
+    assert [record["loss"] for record in read(path)] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("junk", [b"3", b"{}", b"\xff\xfe", b"[1]", b'{"update'])
+def test_a_line_that_is_no_record_is_named_and_left_out(
+    junk: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 3))
+    path.write_bytes(junk + b"\n" + path.read_bytes())
+    assert [record["update"] for record in read(path)] == [1, 2]
+    assert "metrics.jsonl, line 1: no record" in caplog.text
+
+
+def test_a_log_that_is_gone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    MetricsLog(tmp_path / "metrics.jsonl", 18)
+    assert "the records up to update 18 are gone" in caplog.text
