@@ -30,8 +30,12 @@ check: setup ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup ## ratios against peers; see benchmarks/RESULTS.md
-	@for file in $(wildcard benchmarks/bench_*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: setup ## ratios against peers, with DATA=FOLDER on real text too; see benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@for file in $(wildcard benchmarks/bench_*.py); do \
+	  echo "== $$file"; \
+	  $(BIN)/python $$file $$(grep -q '"--data"' $$file && echo "$(addprefix --data ,$(DATA))") || exit 1; \
+	done
 
 clean: ## remove the .venv and caches, never a run
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """The fused R3F head, and a whole step with it, against forms written by hand.
 
-    python benchmarks/bench_loss.py [--append]
+    python benchmarks/bench_loss.py [--targets COUNT] [--append]
 
 Head: decoder outputs [slots, 768] of a clean and a noised pass, output embedding [50265, 768], a fifth of
 the slots padding; label smoothing 0.1, lambda 1; forward and backward. Step: a BART-base of random weights,
@@ -179,33 +179,35 @@ def steps(bart: BartForConditionalGeneration, batch: Batch) -> dict[str, Callabl
 def main() -> None:
     """Print the tables; see the module's text."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--targets", type=int, default=2048, help="slots whose memory is measured")
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.peak:
-        name, dtype, slots = arguments.peak
+        dtype, slots, name = arguments.peak
         case = head_case(int(slots))
         print(json.dumps(peak_mib(lambda: run_head(name, case, DTYPES[dtype]))))
         return
     report(
         "Loss",
-        [versions("torch", "transformers"), "", *head_lines(), "", *step_lines()],
+        [versions("torch", "transformers"), "", *head_lines(arguments.targets), "", *step_lines()],
         is_kept=arguments.append,
     )
 
 
-def head_lines() -> list[str]:
-    """Return the table of the head alone."""
+def head_lines(targets: int) -> list[str]:
+    """Return the table of the head alone; memory is that of `targets` slots."""
     lines = [
-        "| head | time, 512 slots | ratio | peak memory above inputs, 2,048 slots | ratio |",
+        f"| head | time, 512 slots | ratio | peak memory above inputs, {targets:,} slots | ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
     for dtype in DTYPES:
         case = head_case(512)
         calls = {name: _head_call(name, case, DTYPES[dtype]) for name in HEADS}
         taken = seconds(calls, repeats=3)
-        peaks = {name: in_fresh_process(__file__, "--peak", name, dtype, "2048") for name in HEADS}
+        call = ("--peak", dtype, str(targets))
+        peaks = {name: in_fresh_process(__file__, *call, name) for name in HEADS}
         for name in HEADS:
             times = f"{taken['naive'] / taken[name]:.2f}"
             memory = f"{peaks[name]:.0f} MiB | {peaks['naive'] / peaks[name]:.1f}"

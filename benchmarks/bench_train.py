@@ -1,11 +1,12 @@
 """Our training against Hugging Face's Seq2SeqTrainer with R3F written by hand.
 
-    python benchmarks/bench_train.py --data FOLDER [--small] [--updates COUNT] [--append]
+    python benchmarks/bench_train.py --data FOLDER [--sets NAME ...] [--rounds COUNT] [--small] [--append]
 
 Useful tokens (source and target, no padding) a second: of CPU time on a CPU, where other work may share the
 cores, of wall time on a GPU. One process, one thread, bf16 autocast, AdamW, R3F; a BART of random weights
 (base on a CPU, large on a GPU) with GPT-2's BPE; train.jsonl of FOLDER/cnndm and FOLDER/giga_like cut to 1024
-and 142 tokens. Each side runs in a fresh process; its first updates are left out.
+and 142 tokens. Each side runs in a fresh process; its first updates are left out. Of several rounds, in which
+the sides take turns, a side's least time counts: other work on the cores costs CPU time too.
 
 - ours: the product's engine, batch plan and updates under ds_configs/zero2 (training_case.py);
 - Trainer: as shipped, with two forwards and F.kl_div (naive_trainer.py); as many rows a micro-batch as ours
@@ -57,8 +58,10 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "small": Effort("small", 2, {"giga_like": 1024, "cnndm": 2048}, 1, 2),
-    "cpu": Effort("BART-base", 2, {"giga_like": 2048, "cnndm": 4096}, 1, 2),
+    # cnndm: room for three of the longest rows, 1024 + 142 tokens, which makes ours four rows on average, as
+    # exactly as Trainer has them.
+    "small": Effort("small", 2, {"giga_like": 1024, "cnndm": 3 * 1166}, 1, 2),
+    "cpu": Effort("BART-base", 2, {"giga_like": 2048, "cnndm": 3 * 1166}, 1, 2),
     "cuda": Effort("BART-large", 8, {"giga_like": 16_384, "cnndm": 16_384}, 3, 20),
 }
 
@@ -68,7 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="folder of cnndm, giga_like and gpt2_bpe")
     parser.add_argument("--small", action="store_true", help="a small model and few tokens")
-    parser.add_argument("--updates", type=int, help="updates to measure, 1 or more")
+    parser.add_argument("--sets", nargs="+", choices=list(BUCKETS), default=list(BUCKETS))
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each side, 1 or more")
     parser.add_argument("--append", action="store_true", help="add the table to RESULTS.md")
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -86,37 +90,46 @@ def main() -> None:
     import torch
 
     effort = EFFORTS["small" if arguments.small else "cuda" if torch.cuda.is_available() else "cpu"]
-    effort = effort._replace(measured=arguments.updates or effort.measured)
     lines = [
         versions("torch", "transformers", "accelerate", "deepspeed"),
         f"{effort.model}, {effort.measured} updates of {effort.lanes} lanes measured, after "
-        f"{effort.warm} left out.",
+        f"{effort.warm} left out; {arguments.rounds} rounds.",
         "",
-        *table(arguments.data, effort),
+        *table(arguments.data, arguments.sets, effort, arguments.rounds),
     ]
     report("Training", lines, is_kept=arguments.append)
 
 
-def table(data: Path, effort: Effort) -> list[str]:
+def table(data: Path, sets: list[str], effort: Effort, rounds: int) -> list[str]:
     """Return the lines of the table; progress goes to stderr."""
     lines = [
         "| set, padded tokens a lane | side | useful tokens | tokens a second | MFU | ratio |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, lane_tokens in effort.lane_tokens.items():
+    for name in sets:
         with TemporaryDirectory() as folder:
-            rows = str(write_set(data, name, effort, Path(folder)))
-            fastest = None
-            for side in ("ours", *STRATEGIES):
-                call = ("--side", side, folder, rows, str(effort.warm))
-                spent = in_fresh_process(__file__, *call)
-                speed = spent["tokens"] / spent["seconds"]
-                fastest = fastest or speed
-                shown = f"Trainer {side}, {rows} rows" if side != "ours" else "**ours**"
-                figures = f"{spent['tokens']:,} | {on_gpu(spent)} | {fastest / speed:.2f}"
-                lines.append(f"| {name}, {lane_tokens:,} | {shown} | {figures} |")
-                print(lines[-1], file=sys.stderr, flush=True)
+            rows = write_set(data, name, effort, Path(folder))
+            least = least_spent(Path(folder), rows, effort.warm, rounds)
+        ours = least["ours"]["tokens"] / least["ours"]["seconds"]
+        for side, spent in least.items():
+            shown = f"Trainer {side}, {rows} rows" if side != "ours" else "**ours**"
+            ratio = ours * spent["seconds"] / spent["tokens"]
+            figures = f"{spent['tokens']:,} | {on_gpu(spent)} | {ratio:.2f}"
+            lines.append(f"| {name}, {effort.lane_tokens[name]:,} | {shown} | {figures} |")
     return lines
+
+
+def least_spent(folder: Path, rows: int, warm: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Return what each side spent in its fastest round."""
+    least: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        for side in ("ours", *STRATEGIES):
+            call = ("--side", side, str(folder), str(rows), str(warm))
+            spent = in_fresh_process(__file__, *call)
+            print(f"{side}: {spent}", file=sys.stderr, flush=True)
+            if side not in least or spent["seconds"] < least[side]["seconds"]:
+                least[side] = spent
+    return least
 
 
 def on_gpu(spent: dict[str, float]) -> str:

@@ -37,7 +37,10 @@ LAST_WORDS_SECONDS = 6.0
 _KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _LOST_PEER = re.compile(
-    "closed by peer|reset by peer|Broken pipe|Timed out (?:waiting|after)|wait timeout|NCCL", re.I
+    "closed by (?:remote )?peer|reset by peer|Broken pipe|Timed out (?:waiting|after)|wait timeout"
+    # NCCL's own words for it; its other errors are causes.
+    "|ncclRemoteError|NCCL communicator was aborted|collective operation timeout",
+    re.I,
 )
 
 _logger = logging.getLogger(__name__)
@@ -227,9 +230,14 @@ def _session_members(session: int) -> list[psutil.Process]:
 def _failure(
     stage: str, log_dir: Path, silent: list[int], code: int, seconds: float
 ) -> PipelineError:
-    """Find the cause among what the ranks left: a user's mistake, another error, or silence."""
+    """Find the cause among what the ranks left: a user's mistake, another error, or silence.
+
+    Where nobody died in silence and each rank blames another, the one that did so first is shown.
+    """
     errors: list[JSON] = [read_json(path) for path in sorted(log_dir.glob("rank*.error"))]
-    causes = [error for error in errors if not error["is_lost_peer"]]
+    causes = [error for error in errors if not error["is_lost_peer"]] or (
+        errors if not silent else []
+    )
     causes.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
     if causes:
         first = causes[0]

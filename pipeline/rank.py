@@ -64,7 +64,7 @@ def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]
         world = World.from_env()
         log_dir = log_dir or options.run_dir / "logs" / options.stage / f"port-{world.master_port}"
         start_logging(presence.rank_file(log_dir, world.rank, "log"), console=world.is_first)
-        presence.announce(log_dir, world.rank, timeout_seconds())
+        _announce(log_dir, world, is_supervised=options.supervisor is not None)
         pid_file = presence.rank_file(log_dir, world.rank, "pid")
         pid_file.write_text(str(os.getpid()), encoding="ascii")
         _run(stages, recipe_type, options, world, stop)
@@ -174,6 +174,17 @@ def _refuse_late_start(stop: StopFlag, world: World) -> None:
     """Raise Preempted on all ranks if any of them was asked to stop before the work began."""
     if collectives.all_max(stop.reason is not None, collectives.device(world)):
         raise Preempted(f"stopped by {stop.reason or 'a request to another rank'} before it began")
+
+
+def _announce(log_dir: Path, world: World, *, is_supervised: bool) -> None:
+    """Say where this rank is from now on; if it waits in vain and nothing ends that, do it with a report."""
+    limit = timeout_seconds()
+
+    def end() -> None:
+        error = TimeoutError(f"Timed out waiting {limit} s for other ranks")
+        os._exit(_report(error, log_dir, world, is_supervised=is_supervised))
+
+    presence.announce(log_dir, world.rank, limit, end)
 
 
 def _report(

@@ -23,11 +23,7 @@ from pipeline.distributed.storage import patiently
 from pipeline.distributed.voting import gathered, require_entry, voted
 from pipeline.distributed.world import World
 from pipeline.distributed.zero import ZeroEngine, files_of_rank
-from pipeline.errors import (
-    CheckpointError,
-    CorruptArtifact,
-    StorageError,
-)
+from pipeline.errors import CheckpointError, CorruptArtifact, StorageError
 from pipeline.files import (
     fsync_directory,
     read_json,
@@ -119,7 +115,8 @@ def save(
         collectives.barrier()
         raise
     if world.is_first:
-        drop_old(root, keep, also_keep)
+        # Named, since damaged ones that were passed over count among the newest.
+        drop_old(root, keep, {*also_keep, update})
     collectives.barrier()
 
 
@@ -129,17 +126,30 @@ def seal(partial: Path, final: Path, record: JSON, guard: Callable[[], None]) ->
     Raises:
         StorageError: If this rank does not see what the ranks say they wrote.
     """
-    faults = tree_faults(partial, record["files"], deep=False)
-    if faults:
-        raise StorageError(
-            f"a file is not as its rank wrote it: {faults[0]}; run the same command again"
-        )
+    _require_seen(partial, record["files"])
     patiently(lambda: write_json(partial / _RECORD, record), str(partial / _RECORD))
     guard()
     if final.exists():  # a damaged one of the same update, reported before
         patiently(lambda: shutil.rmtree(final), str(final))
     patiently(lambda: partial.rename(final), str(final))
     fsync_directory(final.parent)
+
+
+def _require_seen(folder: Path, files: JSON) -> None:
+    """Raise StorageError unless all files are here as recorded; patient with a network's stale answers."""
+
+    def look() -> None:
+        tree_files(folder)  # a listing makes the client forget that a file was not there
+        faults = tree_faults(folder, files, deep=False)
+        if faults:
+            raise OSError(faults[0])
+
+    try:
+        patiently(look, str(folder))
+    except OSError as error:
+        raise StorageError(
+            f"a file is not as its rank wrote it: {error}; run the same command again"
+        ) from error
 
 
 def drop_old(root: Path, keep: int, also_keep: Collection[int] = ()) -> None:
@@ -179,18 +189,31 @@ def committed(root: Path, update: int) -> Checkpoint:
     return found
 
 
-def agree_on_newest(root: Path) -> Checkpoint | None:
+def agree_on_newest(
+    root: Path, unusable: Callable[[Checkpoint], str] | None = None
+) -> Checkpoint | None:
     """Return what `newest_valid` does, the same on every rank, before any of them loads.
 
     The files are shared out among the ranks, which hash them side by side.
 
+    Args:
+        root: The folder of the checkpoints.
+        unusable: Asked on rank 0 about each whole one: why it may not be used, or an empty text.
+
     Raises:
         CheckpointError: If there are checkpoints, but none is whole; on all ranks.
     """
-    return _first_whole(collectives.broadcast(_committed(root)), inspect_together)
+
+    def look(folder: Path) -> tuple[str, Checkpoint | None]:
+        fault, found = inspect_together(folder)
+        if found is not None and unusable is not None:
+            fault = collectives.broadcast(unusable(found) if collectives.is_first() else "")
+        return (fault, None) if fault else ("", found)
+
+    return _first_whole(collectives.broadcast(_committed(root)), look)
 
 
-def inspect(folder: Path, part: slice = slice(None)) -> tuple[str, JSON | None]:
+def inspect(folder: Path, part: slice = slice(None)) -> tuple[str, Checkpoint | None]:
     """Compare a committed folder with its record.
 
     Args:
@@ -198,35 +221,38 @@ def inspect(folder: Path, part: slice = slice(None)) -> tuple[str, JSON | None]:
         part: The files to hash, of all by falling size; sizes are compared for all.
 
     Returns:
-        The first fault, if any; else an empty text and the record.
+        The first fault, if any; else an empty text and what the record says.
     """
     try:
         record: JSON = read_json(folder / _RECORD)
+        found = _recorded(folder, record)
         files = sorted(record["files"].items(), key=lambda item: (-item[1]["bytes"], item[0]))
         faults = tree_faults(folder, dict(files), deep=False)
         faults = faults or tree_faults(folder, dict(files[part]), deep=True)
-    except (OSError, CorruptArtifact, KeyError, TypeError) as error:
+    except KeyError as error:
+        return f"{folder / _RECORD}: has no {error}", None
+    except (OSError, CorruptArtifact, TypeError, AttributeError) as error:
         return f"{folder / _RECORD}: {error}", None
-    return (faults[0], None) if faults else ("", record)
+    return (faults[0], None) if faults else ("", found)
 
 
-def inspect_together(folder: Path) -> tuple[str, JSON | None]:
+def _recorded(folder: Path, record: JSON) -> Checkpoint:
+    """Read what a record says of its checkpoint.
+
+    Raises:
+        KeyError, TypeError: If it lacks a field, or has one of another type.
+    """
+    numbers = {name: record[name] for name in ("update", "world_size", "zero_stage")}
+    for name, number in numbers.items():
+        if type(number) is not int:
+            raise TypeError(f"{name} is {number!r}, no whole number")
+    return Checkpoint(folder, **numbers, notes=record.get("notes"))
+
+
+def inspect_together(folder: Path) -> tuple[str, Checkpoint | None]:
     """Do what `inspect` does, each rank with its share of the files; the same answer on all ranks."""
     found = gathered(inspect(folder, slice(dist.get_rank(), None, dist.get_world_size())))
     return next((answer for answer in found if answer[0]), found[0])
-
-
-def require_same_launch(checkpoint: Checkpoint, engine: ZeroEngine, world: World) -> None:
-    """Raise CheckpointError unless this launch can read the checkpoint as it is."""
-    if checkpoint.zero_stage == engine.zero_stage == 0:
-        return  # unsharded: every rank reads the same file
-    found = (checkpoint.world_size, checkpoint.zero_stage)
-    if found != (world.size, engine.zero_stage):
-        raise CheckpointError(
-            f"{checkpoint.folder}: was written by {found[0]} processes at ZeRO-{found[1]}, this launch "
-            f"has {world.size} at ZeRO-{engine.zero_stage}. Continue with --processes {found[0]} "
-            f"--ds-config zero{found[1]}, or start training anew with --restart-from finetune"
-        )
 
 
 def _committed(root: Path) -> list[Path]:
@@ -234,14 +260,13 @@ def _committed(root: Path) -> list[Path]:
 
 
 def _first_whole(
-    folders: list[Path], look: Callable[[Path], tuple[str, JSON | None]]
+    folders: list[Path], look: Callable[[Path], tuple[str, Checkpoint | None]]
 ) -> Checkpoint | None:
     faults = []
     for folder in folders:
-        fault, record = look(folder)
-        if record is not None:
-            origin = (record["update"], record["world_size"], record["zero_stage"])
-            return Checkpoint(folder, *origin, record.get("notes"))
+        fault, found = look(folder)
+        if found is not None:
+            return found
         _logger.warning("checkpoint passed over: %s", fault)
         faults.append(fault)
     if faults:

@@ -12,6 +12,11 @@ import torch.distributed as dist
 
 from pipeline.distributed.presence import waiting
 from pipeline.distributed.world import World, timeout_seconds
+from pipeline.errors import Preempted
+
+LATER_SECONDS = {"gloo": 0, "nccl": 60}
+"""By how much each backend's limit is later than ours. NCCL aborts the process without a word, so that
+`presence` must end the wait before; gloo raises."""
 
 T = TypeVar("T")
 
@@ -30,27 +35,34 @@ def joined(world: World, threads: int) -> Iterator[None]:
     The group is ours and exists before DeepSpeed looks, so its timeout is the one asked for. DeepSpeed
     then clones it without naming a timeout, and the clone would get torch's default: 30 minutes with
     gloo (deepspeed 0.19.8, utils/groups.py; torch 2.13).
+
+    It is left where all leave together, which is after success and when preempted. After a failure the
+    others may be anywhere, and NCCL would wait for what was asked of them: the process's end does it then.
     """
-    limit = datetime.timedelta(seconds=timeout_seconds())
+    place = device(world)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    limit = datetime.timedelta(seconds=timeout_seconds() + LATER_SECONDS[backend])
     for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
         setattr(dist.distributed_c10d, name, limit)
     world.export()
     torch.set_num_threads(threads)
-    place = device(world)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     with waiting():
         dist.init_process_group(
-            "nccl" if place.type == "cuda" else "gloo",
+            backend,
             init_method="env://",  # torchrun keeps its own store at the master port
             rank=world.rank,
             world_size=world.size,
             timeout=limit,
+            device_id=place if place.type == "cuda" else None,
         )
     try:
         yield
-    finally:
+    except Preempted:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def is_first() -> bool:

@@ -12,12 +12,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _BEAT_SECONDS = 5.0
 """Between two rewrites; a twentieth of a timeout that is short."""
+GRACE_SECONDS = 5.0
+"""By how much a library may be late to end a wait at the timeout."""
 _SILENT = 0.5
 """Share of the timeout after which a rank that no longer writes counts as stopped."""
 
@@ -28,6 +30,8 @@ class _Here:
 
     place: str = "start-up"
     is_waiting: bool = False
+    waits_since: float | None = None
+    """In seconds of this process's monotonic clock; None if it does not wait, or has given up."""
     host: str = field(default_factory=socket.gethostname)
 
 
@@ -47,17 +51,33 @@ def mark(place: str) -> None:
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Say that this rank waits for the others; it stays said if they never come."""
-    _HERE.is_waiting = True
-    yield
+    _HERE.is_waiting, _HERE.waits_since = True, time.monotonic()
+    try:
+        yield
+    finally:
+        _HERE.waits_since = None
     _HERE.is_waiting = False
 
 
-def announce(log_dir: Path, rank: int, timeout: float) -> None:
-    """Keep this rank's file up to date, from a thread of its own, until the process ends."""
+def announce(
+    log_dir: Path, rank: int, timeout: float, on_overdue: Callable[[], object] = lambda: None
+) -> None:
+    """Keep this rank's file up to date, from a thread of its own, until the process ends.
+
+    Args:
+        log_dir: Where the ranks of this launch keep their files.
+        rank: This one.
+        timeout: Seconds that ranks wait for each other.
+        on_overdue: Called by the thread if a wait has lasted `GRACE_SECONDS` longer, which is where the
+            library that waits does not end it itself.
+    """
 
     def beat() -> None:
         while True:
             _write(log_dir, rank)
+            since = _HERE.waits_since
+            if since is not None and time.monotonic() - since > timeout + GRACE_SECONDS:
+                on_overdue()
             time.sleep(min(_BEAT_SECONDS, timeout / 20))
 
     threading.Thread(target=beat, name="presence", daemon=True).start()
@@ -65,7 +85,7 @@ def announce(log_dir: Path, rank: int, timeout: float) -> None:
 
 def give_up(log_dir: Path, rank: int) -> str:
     """Say that this rank waited in vain, be it inside a library, and return where that was."""
-    _HERE.is_waiting = True
+    _HERE.is_waiting, _HERE.waits_since = True, None
     _write(log_dir, rank)
     return _HERE.place
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from pipeline.distributed.presence import waiting
 from pipeline.distributed.world import World, timeout_seconds
 from pipeline.errors import LaunchError, PipelineError, StorageError, storage_error
 
@@ -29,7 +30,8 @@ def require_entry(what: str, world: World) -> None:
     names = [f"{what}/{times}/{rank}" for rank in range(world.size)]
     store.set(names[world.rank], "here")
     try:
-        store.wait(names, limit)
+        with waiting():
+            store.wait(names, limit)
     except RuntimeError as error:
         absent = [str(rank) for rank, name in enumerate(names) if not store.check([name])]
         raise LaunchError(
@@ -41,7 +43,8 @@ def require_entry(what: str, world: World) -> None:
 def gathered(value: T) -> list[T]:
     """Return every rank's `value`, by rank; it must be picklable."""
     box: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(box, value)
+    with waiting():
+        dist.all_gather_object(box, value)
     return box
 
 

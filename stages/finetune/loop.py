@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pipeline.config import JSON
 from pipeline.distributed import checkpoint, presence
 from pipeline.distributed.voting import voted
-from pipeline.errors import CheckpointError, DataError, Preempted, StorageError
+from pipeline.errors import DataError, Preempted, StorageError
 from pipeline.stage import StageContext
 from stages.finetune.batch_plan import BatchPlan
 from stages.finetune.config import FinetuneConfig
@@ -42,6 +42,8 @@ _logger = logging.getLogger(__name__)
 class State:
     """Where training stands, besides weights and moments; plain values, kept in each checkpoint."""
 
+    identity: str = ""
+    """Fingerprint of what shapes this training: settings, seed and inputs."""
     update: int = 0
     """Updates done."""
     window: Sums = field(default_factory=Sums)
@@ -65,27 +67,6 @@ class State:
         """Return what records at `update` have that are only written after this state."""
         validation = [] if self.is_validated else [VALIDATION]
         return [*validation, TRAINING] if self.window_target_tokens else validation
-
-    @classmethod
-    def of_checkpoint(cls, found: checkpoint.Checkpoint) -> State:
-        """Return the state that a checkpoint was saved with.
-
-        Raises:
-            CheckpointError: If it holds none, or that of another update.
-        """
-        try:
-            state = cls.of_json(found.notes or {})
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{found.folder}: says nothing usable of how far training was ({error!r}); it is of another "
-                "version: start training anew with --restart-from finetune"
-            ) from error
-        if state.update != found.update:
-            raise CheckpointError(
-                f"{found.folder}: holds the state after update {state.update}; restore it, or start training "
-                "anew with --restart-from finetune"
-            )
-        return state
 
     @classmethod
     def of_json(cls, notes: JSON) -> State:

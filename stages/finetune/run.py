@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from pipeline.config import fingerprint
 from pipeline.distributed import checkpoint
 from pipeline.distributed.elastic import resume
 from pipeline.distributed.storage import checkpoint_bytes, require_space
 from pipeline.distributed.voting import voted
 from pipeline.distributed.zero import ZeroEngine
+from pipeline.errors import CheckpointError
 from pipeline.files import write_json
 from pipeline.stage import Metrics, StageContext
 from stages.finetune.batch_plan import idle_share
@@ -79,9 +81,15 @@ def _prepare(config: FinetuneConfig, context: StageContext) -> tuple[Loop, Encod
     curriculum = Curriculum(train, config, context.seed, costs, mask_id)
     valid_task = SummaryTask(valid)
     validation = Validation(valid_task, plan_of(valid_task, config, context.seed, costs))
-    found = resume(engine, _checkpoints(context), world)
-    state = State() if found is None else State.of_checkpoint(found)
-    _require_chosen(config, context, state)
+    identity = _identity(config, context)
+    found = resume(
+        engine,
+        _checkpoints(context),
+        world,
+        context.stop,
+        unusable=lambda found: _unusable(found, config, identity),
+    )
+    state = State(identity) if found is None else State.of_json(found.notes or {})
     log = None
     if world.is_first:
         _say_what_is_odd(config, context, curriculum, state)
@@ -99,13 +107,38 @@ def _checkpoints(context: StageContext) -> Path:
     return context.work / "checkpoints"
 
 
+def _identity(config: FinetuneConfig, context: StageContext) -> str:
+    inputs = {name: artifact.manifest.fingerprint for name, artifact in context.inputs.items()}
+    return fingerprint({"config": config.identity(), "seed": context.seed, "inputs": inputs})
+
+
+def _unusable(found: checkpoint.Checkpoint, config: FinetuneConfig, identity: str) -> str:
+    """Say why training cannot go on from a whole checkpoint; empty if it can.
+
+    It must be of this training, and the earlier checkpoints that its selection counts on must be whole: an
+    older one is resumed from otherwise, and they are made again.
+    """
+    try:
+        state = State.of_json(found.notes or {})
+    except (KeyError, TypeError) as error:
+        return f"{found.folder}: says nothing usable of how far training was ({error!r})"
+    if (state.update, state.identity) != (found.update, identity):
+        return f"{found.folder}: is of other settings, data or updates than this training"
+    chosen = state.selection.chosen(config.selection, state.update)
+    folders = [found.folder.with_name(checkpoint.folder_name(update)) for update in chosen]
+    faults = [checkpoint.inspect(folder)[0] for folder in folders if folder != found.folder]
+    fault = next(filter(None, faults), "")
+    return f"{found.folder}: finetune.selection counts on {fault}" if fault else ""
+
+
 def _require_chosen(config: FinetuneConfig, context: StageContext, state: State) -> None:
-    """Check that the checkpoints that make up the weights so far are whole, while it is not too late."""
-    chosen = state.selection.chosen(config.selection, state.update) if state.update else []
+    """Check, before the stage is committed, that the checkpoints that make up the weights are whole."""
 
     def check() -> None:
-        for update in chosen:
-            checkpoint.committed(_checkpoints(context), update)
+        for update in state.selection.chosen(config.selection, state.update):
+            fault, _ = checkpoint.inspect(_checkpoints(context) / checkpoint.folder_name(update))
+            if fault:
+                raise CheckpointError(f"{fault}: run the same command again to make it anew")
 
     voted(check, context.world, only_first=True)
 

@@ -7,9 +7,11 @@ import errno
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from pipeline.distributed.profile import find_profile, load_profile
 from pipeline.distributed.world import World
 from pipeline.distributed.zero import ZeroEngine
 from pipeline.errors import PipelineError
+from pipeline.preemption import StopFlag
 from tests.distributed.engine_cases import opened, run_update, weights
 
 
@@ -37,7 +40,7 @@ def session(
     folder = Path(root)
     losses = []
     with opened(world, profile, precision) as ranks:
-        found = elastic.resume(ranks, folder, world)
+        found = elastic.resume(ranks, folder, world, StopFlag())
         start = found.update if found else 0
         for update in range(start, until):
             factor = float("inf") if update == overflow else 1.0
@@ -212,9 +215,44 @@ def sizes(world: World, root: str, profile: str, precision: str) -> dict[str, in
     return {
         "parameters": ranks.parameter_count,
         "foretold": foretold,
+        "conversion": storage.conversion_bytes(foretold, max(ranks.zero_stage, 1), world.size),
         "found": sum(path.stat().st_size for path in files),
         "free": shutil.disk_usage(root).free,
     }
+
+
+def stopped_converting(
+    world: World, root: str, profile: str, converter: str, asked: int, is_for_all: bool
+) -> dict[str, Any]:
+    """Resume with this program in the converter's place, and let one rank be asked to stop once it runs.
+
+    The converter gets the signal too, and first, if `is_for_all`.
+    """
+    stop, pid_file = StopFlag(), Path(f"{converter}.pid")
+    stop.listen()
+    elastic.sys = SimpleNamespace(executable=converter)  # type: ignore[assignment]
+
+    def ask() -> None:
+        while not pid_file.exists() or not pid_file.read_text(encoding="ascii"):
+            time.sleep(0.01)
+        if is_for_all:
+            os.kill(int(pid_file.read_text(encoding="ascii")), signal.SIGTERM)
+            time.sleep(1.0)  # longer than between two looks at the converter
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with opened(world, profile, "fp32") as ranks:
+        if world.rank == asked:
+            threading.Thread(target=ask, daemon=True).start()
+        told = _outcome(lambda: elastic.resume(ranks, Path(root), world, stop))
+        voting.gathered(None)
+        return {"told": told, "left": sorted(path.name for path in Path(root).iterdir())}
+
+
+def short_of_room(world: World, root: str, profile: str) -> str:
+    """Resume on another number of ranks where a disk has no room for the conversion."""
+    storage.shutil.disk_usage = lambda _: SimpleNamespace(free=1000)  # type: ignore[assignment, return-value]
+    with opened(world, profile, "fp32") as ranks:
+        return _outcome(lambda: elastic.resume(ranks, Path(root), world, StopFlag()))
 
 
 def restored(
@@ -224,7 +262,7 @@ def restored(
     found = checkpoint.agree_on_newest(Path(root))
     assert found is not None
     with opened(world, profile, precision) as ranks:
-        folder = elastic._universal(found, world) if is_universal else found.folder
+        folder = elastic._universal(found, world, StopFlag()) if is_universal else found.folder
         ranks.load(folder, is_universal=is_universal)
         losses = [run_update(ranks, world, found.update + step)[0] for step in range(2)]
         groups = ranks._optimizer.param_groups

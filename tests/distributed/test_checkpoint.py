@@ -7,12 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.config import JSON
+from pipeline.distributed import checkpoint, storage
+from pipeline.errors import StorageError
+from pipeline.files import write_json
 from tests.launching import CHECKOUT, environment
 from tests.rank_server import KILLED, RankServer
 
@@ -73,6 +78,18 @@ def test_rotation_keeps_the_newest_and_the_named(ranks: RankServer, tmp_path: Pa
     assert (tmp_path / "run" / "newest").read_text(encoding="utf-8") == "update_00000004\n"
 
 
+def test_rotation_keeps_what_was_just_saved_beside_newer_damaged_ones(
+    ranks: RankServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    session(ranks, root, "zero1", until=3, keep=3)
+    for update in (2, 3):
+        os.truncate(largest_file(root / f"update_0000000{update}"), 10)
+    assert session(ranks, root, "zero1", until=2, keep=1)["start"] == 1
+    assert names(root) == ["newest", "update_00000002", "update_00000003"]
+    assert session(ranks, root, "zero1", until=2)["start"] == 2
+
+
 @pytest.mark.parametrize(
     ("phase", "victim"),
     [
@@ -116,6 +133,49 @@ def test_a_damaged_checkpoint_is_passed_over_by_all(
     found = session(ranks, tmp_path / "run", "zero2", until=4)
     assert found["start"] == 2
     assert found["weights"] == straight["weights"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        *(({"update": None}, "has no 'update'"), ({"world_size": None}, "has no 'world_size'")),
+        *(({"zero_stage": None}, "has no 'zero_stage'"), ({"files": None}, "has no 'files'")),
+        *(({"update": "2"}, "update is '2'"), ({"zero_stage": True}, "zero_stage is True")),
+        ({"files": ["a"]}, "has no attribute 'items'"),
+    ],
+)
+def test_an_incomplete_record_is_a_fault(change: JSON, told: str, tmp_path: Path) -> None:
+    record = {"update": 2, "world_size": 1, "zero_stage": 1, "notes": None, "files": {}}
+    folders = [tmp_path / checkpoint.folder_name(update) for update in (1, 2)]
+    for folder in folders:
+        folder.mkdir()
+    write_json(folders[0] / "commit.json", {**record, "update": 1})
+    changed = {name: value for name, value in (record | change).items() if value is not None}
+    write_json(folders[1] / "commit.json", changed)
+    fault, found = checkpoint.inspect(folders[1])
+    assert found is None
+    assert fault.startswith(f"{folders[1] / 'commit.json'}: ")
+    assert told in fault
+    assert checkpoint.newest_valid(tmp_path) == checkpoint.Checkpoint(folders[0], 1, 1, 1)
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_commit_waits_for_a_file_that_a_network_shows_late(
+    is_late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.2)
+    partial, final = tmp_path / "update_00000001.partial", tmp_path / "update_00000001"
+    partial.mkdir()
+    record = {"update": 1, "files": {"part": {"bytes": 4, "sha256": ""}}}
+    if not is_late:
+        with pytest.raises(StorageError, match=r"part: is missing; run the same command again"):
+            checkpoint.seal(partial, final, record, guard=lambda: None)
+        return
+    timer = threading.Timer(0.05, (partial / "part").write_bytes, [b"here"])
+    timer.start()
+    checkpoint.seal(partial, final, record, guard=lambda: None)
+    timer.join()
+    assert names(final) == ["commit.json", "part"]
 
 
 def test_none_whole_is_an_error_on_every_rank(ranks: RankServer, tmp_path: Path) -> None:

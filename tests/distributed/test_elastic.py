@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from pipeline.distributed import storage
 from tests.rank_server import RankServer
 
 pytestmark = pytest.mark.distributed
@@ -98,19 +103,76 @@ def test_offloading_may_come_and_go(stage: str, ranks: RankServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "size"),
-    [("zero2", "zero3", 1), ("zero0", "zero1", 2), ("zero3", "zero0", 1)],
+    ("before", "after", "size", "way_out"),
+    [
+        *(("zero2", "zero3", 1, "zero1 or zero2"), ("zero0", "zero1", 2, "zero0")),
+        ("zero3", "zero0", 1, "zero3"),
+    ],
 )
 def test_another_family_is_refused_with_the_way_out(
-    before: str, after: str, size: int, ranks: RankServer, tmp_path: Path
+    before: str, after: str, size: int, way_out: str, ranks: RankServer, tmp_path: Path
 ) -> None:
     session(ranks, 2, tmp_path / "run", before, until=1)
     for answer in ranks.results(size, f"{CASES}:session", root=tmp_path / "run", profile=after):
         told = answer["error"].splitlines()[-1]
         assert "CheckpointError" in told
-        assert f"written by 2 processes at ZeRO-{before[-1]}" in told
-        assert f"--processes 2 --ds-config {before}" in told
+        assert f"was written at ZeRO-{before[-1]}; ZeRO-{after[-1]} cannot read it" in told
+        assert f"Continue with --ds-config {way_out}, or start training anew" in told
     assert names(tmp_path / "run") == ["newest", "update_00000001"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_for_all"), [(0, False), (1, False), (0, True)], ids=["rank 0", "rank 1", "all"]
+)
+def test_a_stop_ends_a_conversion(
+    asked: int, is_for_all: bool, ranks: RankServer, tmp_path: Path
+) -> None:
+    root, converter = tmp_path / "run", tmp_path / "converter"
+    session(ranks, 3, root, "zero2", until=1)
+    converter.write_text('#!/bin/sh\necho $$ > "$0.pid"\nexec sleep 600\n', encoding="ascii")
+    converter.chmod(0o755)
+    case = {"root": root, "profile": "zero2", "converter": converter}
+    started = time.monotonic()
+    for found in ranks.run(
+        2, f"{CASES}:stopped_converting", asked=asked, is_for_all=is_for_all, **case
+    ):
+        assert found["told"].startswith("Preempted: stopped by ")
+        assert found["left"] == ["newest", "update_00000001"]
+    assert time.monotonic() - started < 30
+    assert not psutil.pid_exists(int((tmp_path / "converter.pid").read_text(encoding="ascii")))
+    assert session(ranks, 2, root, "zero2", until=2)["start"] == 1
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("profile", ["zero1", "zero3"])
+def test_the_room_for_a_conversion_is_known_in_advance(
+    profile: str, size: int, ranks: RankServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    foretold = ranks.run(size, f"{CASES}:sizes", root=root, profile=profile, precision="fp32")[0][
+        "conversion"
+    ]
+    converter = [
+        *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"),
+        *("--input_folder", str(root / "update_00000001" / "state")),
+        *("--output_folder", str(tmp_path / "universal"), "--keep_temp_folder"),
+        *("--num_extract_workers", "1", "--num_merge_workers", "1"),
+    ]
+    subprocess.run(converter, check=True, capture_output=True)
+    later = sum(path.stat().st_size for path in (tmp_path / "universal").glob("*model_states.pt"))
+    assert 0.95 * foretold < storage.tree_bytes(tmp_path / "universal") - later < foretold
+
+
+def test_a_conversion_without_room_is_refused_on_all_ranks(
+    ranks: RankServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    session(ranks, 3, root, "zero2", until=1)
+    for told in ranks.run(2, f"{CASES}:short_of_room", root=root, profile="zero2"):
+        assert told.startswith("StorageError: ")
+        assert "converting this checkpoint" in told
+        assert "continue with --processes 3" in told
+    assert names(root) == ["newest", "update_00000001"]
 
 
 def test_a_conversion_is_made_once_and_mended(ranks: RankServer, tmp_path: Path) -> None:

@@ -175,6 +175,30 @@ def test_a_stop_on_one_rank_stops_all_after_the_same_update(train: Train, tmp_pa
     assert checkpoints(run_dir) == [3]
 
 
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(train: Train, tmp_path: Path) -> None:
+    settings = ("log_every=1", "checkpoint_every=3")
+    straight, mixed, other = (tmp_path / name for name in ("straight", "mixed", "other"))
+    finished(train, straight, *settings)
+    train(mixed, *settings, moment="update 5")
+    train(other, *settings, "optimizer.lr=0.5", moment="update 8")
+    checkpoint(other, 8).rename(checkpoint(mixed, 8))
+    said = "\n".join(finished(train, mixed, *settings)["said"])
+    assert "update_00000008: is of other settings, data or updates than this training" in said
+    assert results(mixed) == results(straight) and records(mixed) == records(straight)
+
+
+def test_a_damaged_candidate_is_made_again(train: Train, tmp_path: Path) -> None:
+    straight, damaged = tmp_path / "straight", tmp_path / "damaged"
+    finished(train, straight, *RECORD_WINDOWS)
+    train(damaged, *RECORD_WINDOWS, moment="update 11")
+    assert checkpoints(damaged) == [4, 8, 9, 11]
+    weights = next(checkpoint(damaged, 8).rglob("*.pt"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = "\n".join(finished(train, damaged, *RECORD_WINDOWS)["said"])
+    assert "update_00000011: finetune.selection counts on" in said and "after update 4" in said
+    assert results(damaged) == results(straight) and records(damaged) == records(straight)
+
+
 def validations(run_dir: Path) -> dict[int, float]:
     return {r["update"]: r["valid/nll"] for r in records(run_dir, has="valid/nll")}
 
