@@ -55,7 +55,9 @@ def largest_file(folder: Path) -> Path:
     return max(folder.rglob("*.pt"), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16", "fp16"))]
+)
 @pytest.mark.parametrize("profile", ["zero0", "zero1", "zero2", "zero3"])
 def test_resumed_is_straight_to_the_bit(
     profile: str, precision: str, ranks: RankServer, tmp_path: Path
