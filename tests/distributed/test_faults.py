@@ -138,7 +138,8 @@ def test_a_killed_rank_ends_the_job_in_seconds(
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stopped_rank_is_named_at_the_timeout(rank: int, toy_job: Callable[..., Job]) -> None:
-    job = begun(toy_job())
+    job = toy_job()
+    job.until(lambda: units_done(job) >= 20)  # ranks say where they are every twentieth of TIMEOUT
     family = job.family()
     job.ranks()[rank].suspend()
     code, output, seconds = job.end()
@@ -164,6 +165,40 @@ def test_a_stuck_rank_is_named_among_three(toy_job: Callable[..., Job]) -> None:
     assert code == EXIT_FAILED
     assert f"waited {TIMEOUT} s at unit 3 in vain for rank 1 (rank 1: on " in output
     assert "last seen at unit 3, alive but busy with something else)" in output
+    assert living(family) == []
+
+
+PATIENT = """
+import sys
+from pipeline import cli, rank
+from pipeline.distributed import collectives
+from tests.fakes.toy_group import STAGES, GroupRecipe
+
+if __name__ == "__main__":
+    collectives.LATER_SECONDS["gloo"] = 600
+    if "--lease" in sys.argv:
+        sys.exit(rank.main(STAGES, GroupRecipe, sys.argv[1:]))
+    sys.exit(cli.main(STAGES, GroupRecipe, rank_module="patient_group", about="Toys"))
+"""
+"""The toy group on a backend that does not end a wait at our timeout with an error, as NCCL does not."""
+
+
+@pytest.mark.slow
+def test_a_wait_that_the_backend_does_not_end_is_ended_by_us_with_the_name(
+    new_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "patient_group.py").write_text(PATIENT, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text("name: toy\n", encoding="utf-8")
+    options = ("--processes=3", "--set=group.stuck_rank=1", "--set=group.units=1000")
+    job = new_job("patient_group", "group", tmp_path / "run", recipe, *options)
+    job.until(lambda: units_done(job) == 3)
+    family = job.family()
+    code, output, seconds = job.end()
+    assert code == EXIT_FAILED
+    assert f"waited {TIMEOUT} s at unit 3 in vain for rank 1 (rank 1: on " in output
+    assert seconds < TIMEOUT + 20
     assert living(family) == []
 
 

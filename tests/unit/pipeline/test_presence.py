@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -72,6 +73,25 @@ def test_a_rank_says_where_it_is_while_it_works(tmp_path: Path) -> None:
     while not (file.exists() and json.loads(file.read_text())["place"] == "update 2"):
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_wait_that_nothing_ends_is_noticed_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "GRACE_SECONDS", 0.1)
+    noticed = threading.Event()
+    presence.announce(tmp_path, 0, timeout=0.2, on_overdue=noticed.set)
+    assert not noticed.wait(0.5)  # busy, however long, is not overdue
+    for _ in range(10):
+        with presence.waiting():
+            time.sleep(0.05)
+    with pytest.raises(RuntimeError), presence.waiting():
+        raise RuntimeError("Timed out waiting 200ms")
+    assert not noticed.wait(0.5)  # many short waits, and one that ended by itself
+    with presence.waiting():
+        started = time.monotonic()
+        assert noticed.wait(10)
+    assert time.monotonic() - started > 0.2
 
 
 def test_ranks_wait_ten_minutes_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
