@@ -171,7 +171,7 @@ def _describe(config_type: type[Config], details: Any) -> str:
             return f"{dotted}: unknown key; did you mean {'.'.join([*parent, near[0]])}?"
         return f"{dotted}: unknown key; known here: {', '.join(sorted(known))}"
     if kind == "missing":
-        return f"{dotted}: required, but not given"
+        return f"{dotted}: required, but not given; --set {dotted}=VALUE gives it"
     message = details["msg"].removeprefix("Value error, ")
     if kind == "value_error" and isinstance(value, (dict, Config)):
         return f"{dotted}: {message}"

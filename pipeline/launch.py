@@ -37,7 +37,8 @@ LAST_WORDS_SECONDS = 6.0
 _KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _LOST_PEER = re.compile(
-    "closed by (?:remote )?peer|reset by peer|Broken pipe|Timed out (?:waiting|after)|wait timeout"
+    "closed by (?:remote )?peer|reset by peer|Broken pipe|Connection was likely closed"
+    "|Timed out (?:waiting|after)|wait timeout"
     # NCCL's own words for it; its other errors are causes.
     "|ncclRemoteError|NCCL communicator was aborted|collective operation timeout",
     re.I,

@@ -43,6 +43,7 @@ def test_an_error_of_nccl_with_a_cause_of_its_own_is_no_lost_peer(text: str) -> 
 
 
 LOST = RuntimeError("Connection closed by peer [127.0.0.1]:2345")
+CLOSED = RuntimeError("Failed to recv, got 0 bytes. Connection was likely closed.")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ LOST = RuntimeError("Connection closed by peer [127.0.0.1]:2345")
     [
         ([LOST, RuntimeError("boom"), DataError("row 3")], [], "rank 2: row 3"),
         ([LOST, RuntimeError("boom"), LOST], [], "rank 1: RuntimeError: boom"),
-        ([LOST, RuntimeError("boom")], [2], "rank 1: RuntimeError: boom"),
+        ([CLOSED, RuntimeError("boom")], [2], "rank 1: RuntimeError: boom"),
         ([LOST, LOST], [], "rank 0: RuntimeError: Connection closed by peer"),
         ([LOST, LOST], [2], "without a word: rank 2, which means killed"),
         ([], [], "without a word: every rank, which means killed"),
