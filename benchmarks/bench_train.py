@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from common import in_fresh_process, report, versions
 
-from pipeline.distributed.world import World, limit_threads, quiet_libraries
+from pipeline.distributed.world import World, limit_threads, quiet_libraries, use_large_pages
 from stages.fetch.config import ScratchModel
 from stages.finetune.config import BatchConfig, FinetuneConfig, ScheduleConfig
 
@@ -170,6 +170,8 @@ def write_set(data: Path, name: str, effort: Effort, folder: Path) -> int:
 
 def trained(side: str, folder: Path, rows: int, warm: int) -> dict[str, float | None]:
     """Return what a side spent, and this device's peak for MFU."""
+    if side == "ours":
+        use_large_pages()  # as the product's ranks do
     import torch
     from training_case import train_ours
 

@@ -22,6 +22,7 @@ from pipeline.distributed.world import (
     limit_threads,
     quiet_libraries,
     thread_count,
+    use_large_pages,
     visible_gpus,
 )
 from pipeline.errors import (
@@ -73,6 +74,7 @@ def main(
         about: What `--help` says first.
     """
     quiet_libraries()
+    use_large_pages()
     app = build_app(stages, recipe_type, rank_module, about)
     try:
         app()

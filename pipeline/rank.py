@@ -25,6 +25,7 @@ from pipeline.distributed.world import (
     show_gpus,
     thread_count,
     timeout_seconds,
+    use_large_pages,
 )
 from pipeline.errors import (
     EXIT_DONE,
@@ -52,6 +53,7 @@ _file_only = logging.getLogger("rank")
 def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]) -> int:
     """Run one rank of a stage to its commit; returns the exit code."""
     quiet_libraries()
+    use_large_pages()
     options = _parse(argv)
     if options.gpus:
         show_gpus(options.gpus)

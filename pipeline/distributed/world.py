@@ -149,6 +149,15 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def use_large_pages() -> None:
+    """Let torch on a CPU ask Linux for large pages; call before torch is imported.
+
+    Otherwise an update spends much of its time in page faults: the blocks above 32 MiB that it frees go
+    back to the kernel and are mapped anew, a small page at a time (benchmarks/bench_train.py).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def limit_threads(count: int) -> None:
     """Fix the threads of numeric libraries, here and in children; call before they are imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -20,7 +20,6 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from torch import Tensor, nn
 
 from pipeline.config import JSON
-from pipeline.distributed.allocator import keep_freed_memory
 from pipeline.distributed.loss_scale import LossScale
 from pipeline.distributed.profile import bucket_elements
 from pipeline.distributed.storage import patiently
@@ -72,8 +71,6 @@ class ZeroEngine:
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        if not torch.cuda.is_available():
-            keep_freed_memory()
         optimizer = torch.optim.AdamW(
             [dict(group) for group in groups], lr=0.0, betas=betas, eps=eps, fused=True
         )
