@@ -84,6 +84,7 @@ def gpu_steps(data: str) -> list[Step]:
     """Return the real thing, the figures asked for first."""
     return [
         Step("train", (benchmark("train"), "--data", data, "--append")),
+        Step("decode", (benchmark("decode"), "--data", data, "--append")),
         Step("loss", (benchmark("loss"), "--targets", "16384", "--append")),
         Step("zero", (benchmark("zero"), "--ranks", "1", "--append")),
         Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests")),

@@ -62,8 +62,17 @@ _NOTHING_LEFT = "Everything is done; nothing was run."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+AddCommand = Callable[[typer.Typer], None]
+"""Adds a command of the project's own."""
+
+
 def main(
-    stages: Sequence[Stage], recipe_type: type[Recipe], *, rank_module: str, about: str
+    stages: Sequence[Stage],
+    recipe_type: type[Recipe],
+    *,
+    rank_module: str,
+    about: str,
+    commands: Sequence[AddCommand] = (),
 ) -> int:
     """Run the command line and return the exit code: 0, 1, 2, 3 or 75 (see errors.py).
 
@@ -72,10 +81,11 @@ def main(
         recipe_type: The recipe with one section a stage.
         rank_module: The module that launchers start one rank with.
         about: What `--help` says first.
+        commands: The project's own commands, after those on runs.
     """
     quiet_libraries()
     use_large_pages()
-    app = build_app(stages, recipe_type, rank_module, about)
+    app = build_app(stages, recipe_type, rank_module, about, commands)
     try:
         app()
     except SystemExit as stop:
@@ -97,7 +107,11 @@ def _fail(error: PipelineError) -> int:
 
 
 def build_app(
-    stages: Sequence[Stage], recipe_type: type[Recipe], rank_module: str, about: str
+    stages: Sequence[Stage],
+    recipe_type: type[Recipe],
+    rank_module: str,
+    about: str,
+    commands: Sequence[AddCommand] = (),
 ) -> typer.Typer:
     """Return the command line for a graph of stages and its recipe type."""
     app = typer.Typer(
@@ -188,6 +202,8 @@ def build_app(
         print(explain(resolve(recipe_type, recipe, overrides or [])[0]), end="")
 
     config_command.__doc__ = f"{config_command.__doc__} Packaged: {', '.join(packaged_names())}."
+    for add_command in commands:
+        add_command(app)
     return app
 
 

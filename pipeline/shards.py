@@ -1,88 +1,227 @@
-"""Work split into named shards, done by one process or several, each shard published by rename."""
+"""Work split into named shards: any number of processes claim them, and a dead one's shard is taken over.
+
+A claim is a lease beside the shards, and only a hint that keeps two workers from doing the same shard. What
+makes the result right is that a shard's bytes depend on the shard alone and that it is published by rename:
+done twice, it is the same file. Workers on other hosts that see the same folder may join in.
+"""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.sharedctypes import Synchronized
-from signal import SIG_IGN, signal
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Protocol
 
-from pipeline.distributed.world import limit_threads, use_one_gpu
-from pipeline.errors import LaunchError
-from pipeline.preemption import SIGNALS, StopFlag
+from filelock import SoftFileLease, Timeout
 
-_POLL_SECONDS = 0.3
+from pipeline.errors import LaunchError, Preempted
+from pipeline.lease import LEASE_SECONDS
+from pipeline.preemption import StopFlag
+from pipeline.workers import POLL_SECONDS, begin_worker
+
+_LEAVE_SECONDS = 5.0
+"""How long a worker may take to end once there is nothing left to do; one that is paused never would."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ShardedWork(Protocol):
+    """What is done to each shard; picklable."""
+
+    def __call__(self, shard: int) -> None:
+        """Do a shard and publish its result by rename; another worker may be doing the same."""
+
+    def is_done(self, shard: int) -> bool:
+        """Whether its result is there, whoever made it."""
 
 
 def work_through(
-    work: Callable[[int], None], shards: Sequence[int], processes: int, threads: int, stop: StopFlag
+    work: ShardedWork,
+    shards: Sequence[int],
+    claims: Path,
+    processes: int,
+    threads: int,
+    stop: StopFlag,
 ) -> Iterator[int]:
-    """Do `work(shard)` for each shard; yields how many are finished after each one.
+    """Do what is left of the shards; yields how many are done whenever more are.
 
     Args:
-        work: A picklable function that publishes a shard's result by rename.
-        shards: Shard numbers that are not done yet.
+        work: What to do.
+        shards: All shards, done or not.
+        claims: Folder for the claims, seen by all workers of these shards; made if it is not there.
         processes: Worker processes; with 1, the work is done in this one.
         threads: Threads of each worker.
         stop: Polled between shards; shards in work are finished first.
 
     Raises:
         Preempted: If a stop was asked for.
-        LaunchError: If a worker died.
+        LaunchError: If workers keep dying.
     """
-    if processes == 1 or len(shards) <= 1:
-        for done, shard in enumerate(shards, 1):
-            stop.check()
-            work(shard)
-            yield done
+    claims.mkdir(exist_ok=True)
+    missing = [shard for shard in shards if not work.is_done(shard)]
+    if processes == 1 or len(missing) <= 1:
+        for left in claim_and_work(work, missing, claims, stop):
+            yield len(shards) - left
         return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(processes, len(shards)),
-        mp_context=spawn,
-        initializer=_start_worker,
-        initargs=(os.getpid(), threads, spawn.Value("i", 0)),
-    )
+    crew = _Crew(work, missing, claims, threads, min(processes, len(missing)))
     try:
-        yield from _collect({pool.submit(work, shard) for shard in shards}, stop)
-    except BrokenProcessPool as error:
-        raise LaunchError(
-            "a worker died without a word (often the out-of-memory killer); finished shards are kept: "
-            "run again, with fewer --processes if it was memory"
-        ) from error
+        for left in crew.supervise(stop):
+            yield len(shards) - left
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.dismiss()
 
 
-def _collect(running: set[Future[None]], stop: StopFlag) -> Iterator[int]:
-    done_count = 0
-    while running:
-        stop.check()
-        done, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
-            done_count += 1
-        if done:
-            yield done_count
+def claim_and_work(
+    work: ShardedWork, shards: Sequence[int], claims: Path, stop: StopFlag
+) -> Iterator[int]:
+    """Do each shard that nobody else does, until all are done; yields how many are left when fewer are.
+
+    Raises:
+        Preempted: If a stop was asked for.
+    """
+    left = list(shards)
+    # Kept while a shard is another's: a lease expires by how long its contender has seen no sign of life.
+    leases = {
+        shard: SoftFileLease(
+            claims / f"{shard:05d}.lease", lease_duration=LEASE_SECONDS, thread_local=False
+        )
+        for shard in left
+    }
+    while left:
+        before = len(left)
+        for shard in left[:]:
+            stop.check()
+            if not work.is_done(shard):
+                try:
+                    leases[shard].acquire(timeout=0)
+                except Timeout:
+                    continue
+                try:
+                    if not work.is_done(shard):
+                        work(shard)
+                finally:
+                    leases[shard].release()
+            left.remove(shard)
+            yield len(left)
+        if len(left) == before:
+            time.sleep(POLL_SECONDS)
 
 
-def _start_worker(parent: int, threads: int, started: Synchronized[int]) -> None:
-    """Take a GPU of its own, let the parent decide about stops, and end with it should it die."""
-    with started.get_lock():
-        use_one_gpu(started.value)
-        started.value += 1
-    for number in SIGNALS:
-        signal(number, SIG_IGN)
-    limit_threads(threads)
+@dataclass(frozen=True, slots=True)
+class _Orders:
+    """What a worker process is told when it starts."""
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_SECONDS)
-        os._exit(1)
+    work: ShardedWork
+    shards: Sequence[int]
+    claims: Path
+    threads: int
+    number: int
+    parent: int
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+@dataclass(slots=True)
+class _Crew:
+    """Worker processes, each replaced if it dies without a word."""
+
+    work: ShardedWork
+    shards: Sequence[int]
+    claims: Path
+    threads: int
+    size: int
+    stop: Event = field(init=False)
+    workers: list[tuple[SpawnProcess, Connection]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stop = multiprocessing.get_context("spawn").Event()
+        self.workers = [self.hire(number) for number in range(self.size)]
+
+    def hire(self, number: int) -> tuple[SpawnProcess, Connection]:
+        """Start a worker; each begins at another place, so that they seldom want the same shard."""
+        spawn = multiprocessing.get_context("spawn")
+        at = number * len(self.shards) // self.size
+        shards = [*self.shards[at:], *self.shards[:at]]
+        orders = _Orders(self.work, shards, self.claims, self.threads, number, os.getpid())
+        ours, theirs = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_work, args=(orders, self.stop, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def supervise(self, stop: StopFlag) -> Iterator[int]:
+        """Yield how many shards are left whenever fewer are; returns when none is."""
+        left = list(self.shards)
+        deaths = 0
+        while left:
+            stop.check()
+            time.sleep(POLL_SECONDS)
+            remaining = [shard for shard in left if not self.work.is_done(shard)]
+            if len(remaining) < len(left):
+                left, deaths = remaining, 0
+                yield len(left)
+            for number, (process, connection) in enumerate(self.workers):
+                if process.is_alive() or not left:
+                    continue
+                error = _last_word(connection)
+                if error is not None:
+                    raise error
+                if process.exitcode == 0:
+                    continue
+                deaths += 1
+                if deaths > 2 * self.size:
+                    raise LaunchError(
+                        f"workers died {deaths} times without finishing a shard, the last with exit code "
+                        f"{process.exitcode} (-9 is often the out-of-memory killer); finished shards are "
+                        "kept: run again, with fewer --processes if it was memory"
+                    )
+                _logger.warning(
+                    "a worker died without a word (exit code %s); another takes over its shard",
+                    process.exitcode,
+                )
+                self.workers[number] = self.hire(number)
+
+    def dismiss(self) -> None:
+        """Let workers finish the shard in hand and end, if there is still something to do; else end them."""
+        is_over = all(map(self.work.is_done, self.shards))
+        self.stop.set()
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        for process, _ in self.workers:
+            process.join(max(deadline - time.monotonic(), 0) if is_over else None)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _last_word(connection: Connection) -> BaseException | None:
+    """Return the error that a worker left, if it left one."""
+    try:
+        error: BaseException | None = connection.recv() if connection.poll() else None
+    except (EOFError, OSError):
+        return None
+    return error
+
+
+def _work(orders: _Orders, stop: Event, connection: Connection) -> None:
+    """Be a worker."""
+    flag = StopFlag()
+
+    def poll() -> None:
+        if stop.is_set():
+            flag.request("the supervising process")
+
+    begin_worker(orders.parent, orders.threads, orders.number, poll)
+    try:
+        for _ in claim_and_work(orders.work, orders.shards, orders.claims, flag):
+            pass
+    except Preempted:
+        return  # as the parent asked
+    except Exception as error:  # noqa: BLE001  # raised again by the parent
+        error.add_note(traceback.format_exc())
+        connection.send(error)

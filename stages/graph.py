@@ -22,8 +22,8 @@ STAGES = (
         probe="stages.finetune.probe:probe",
     ),
     Stage("export", 2, ("fetch", "encode", "finetune"), "stages.export.run:run"),
-    Stage("generate", 1, ("encode", "export"), "stages.generate.run:run"),
-    Stage("score", 1, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),
+    Stage("generate", 2, ("encode", "export"), "stages.generate.run:run"),
+    Stage("score", 2, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),
     Stage(
         "report",
         1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,12 +40,17 @@ class Prediction:
 
     id: str
     prediction: str
-    score: float
-    """Beam score: log-probability in nats divided by length ** length_penalty."""
+    score: float | None
+    """Beam score: log-probability in nats divided by length ** length_penalty; None if it failed."""
     tokens: int
     """Generated tokens, the end of sequence included."""
     stop: str
-    """`eos`, or `length` where the limit ended it."""
+    """`eos`; `length` where the limit ended it; and without a summary `empty`, if there was no text to
+    summarise, or `failed: ` and why."""
+    source_tokens_lost: int = 0
+    """Tokens of the document that were cut off."""
+    alternatives: list[dict[str, Any]] = field(default_factory=list)
+    """Further summaries, the best first: their prediction, score, tokens and stop."""
 
 
 Record = TypeVar("Record", RawRow, Example, Prediction)

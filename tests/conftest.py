@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli import AddCommand, main
 from pipeline.preemption import SIGNALS
 from pipeline.stage import Recipe, Stage
 
@@ -68,15 +68,23 @@ def _process_state_kept() -> Iterator[None]:
 @pytest.fixture
 def command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Sequence[Stage], type[Recipe]], CommandLine]:
+) -> Callable[..., CommandLine]:
     """Give the command line of a graph as a function: arguments -> exit code, stdout, stderr."""
 
-    def of(stages: Sequence[Stage], recipe_type: type[Recipe]) -> CommandLine:
+    def of(
+        stages: Sequence[Stage], recipe_type: type[Recipe], commands: Sequence[AddCommand] = ()
+    ) -> CommandLine:
         def call(*arguments: str | Path) -> Answer:
             monkeypatch.setattr(sys, "argv", ["sumpipe", *map(str, arguments)])
             capsys.readouterr()
             with _process_state_kept():
-                code = main(stages, recipe_type, rank_module="tests.no_ranks", about="Toys")
+                code = main(
+                    stages,
+                    recipe_type,
+                    rank_module="tests.no_ranks",
+                    about="Toys",
+                    commands=commands,
+                )
             return Answer(code, *capsys.readouterr())
 
         return call
@@ -87,10 +95,11 @@ def command_line(
 @pytest.fixture
 def sumpipe(command_line: Callable[..., CommandLine]) -> CommandLine:
     """The project's own command line."""
+    from stages.__main__ import COMMANDS
     from stages.graph import STAGES
     from stages.recipe import SummarizationRecipe
 
-    return command_line(STAGES, SummarizationRecipe)
+    return command_line(STAGES, SummarizationRecipe, COMMANDS)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pipeline.files import publish
 from pipeline.stage import Metrics, StageContext
 from stages.encode.config import EncodeConfig
 from stages.schema import SPLITS, Example, read_jsonl
+from stages.tokens import token_ids, truncate
 
 SHARD_ROWS = 10_000
 """Rows a shard; fixed, so that shards do not depend on how the work is spread."""
@@ -69,8 +70,8 @@ def _encode(
         ("source", [row.document for row in rows], config.max_source_tokens),
         ("target", [row.summary for row in rows], config.max_target_tokens),
     ):
-        for row, ids in zip(rows, _token_ids(tokenizer, texts), strict=True):
-            kept, lost = _truncate(ids, limit)
+        for row, ids in zip(rows, token_ids(tokenizer, texts), strict=True):
+            kept, lost = truncate(ids, limit)
             if lost and config.truncation == "fail":
                 raise DataError(
                     f"{row.id}: its {role} has {len(ids)} tokens, encode.max_{role}_tokens allows "
@@ -79,20 +80,6 @@ def _encode(
             columns[f"{role}_ids"].append(kept)
             columns[f"{role}_tokens_lost"].append(lost)
     return pa.table(columns, schema=_SCHEMA)
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Tokenise; a text that holds the letters `</s>` keeps them as letters, not as the end token."""
-    encoded = tokenizer(texts, verbose=False, split_special_tokens=True)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def _truncate(ids: list[int], limit: int) -> tuple[list[int], int]:
-    """Cut `<s> ... </s>` to `limit` ids, the end token kept; returns the ids and how many are lost."""
-    if len(ids) <= limit:
-        return ids, 0
-    return [*ids[: limit - 1], ids[-1]], len(ids) - limit
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -1,18 +1,24 @@
-"""Decoding behind the stage's own interface; today by Hugging Face `generate`."""
+"""From documents as token ids to summaries as text, by the engine that the settings name."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
-from transformers.generation.utils import GenerateEncoderDecoderOutput
+from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration
 
-from pipeline.errors import ConfigError, PipelineError
-from stages.generate.config import GenerateConfig
+from pipeline.errors import ConfigError, DataError, PipelineError
+from stages.generate import decoding, huggingface
+from stages.generate.candidates import Constraints
+from stages.generate.config import SearchConfig
+from stages.generate.decoding import BartModel, Hypothesis, Search
+from stages.generate.search import Rules
 from stages.schema import Prediction
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,108 +27,147 @@ class Source:
 
     id: str
     token_ids: list[int]
+    tokens_lost: int = 0
+    """Tokens that were cut off."""
 
 
-class Decoder:
+class Summarizer:
     """A model with its tokenizer and decoding settings, on one device."""
 
-    def __init__(self, folder: Path, config: GenerateConfig) -> None:
-        positions = AutoConfig.from_pretrained(folder).max_position_embeddings
-        if config.max_length > positions:
+    def __init__(self, folder: Path, config: SearchConfig, device: str | None = None) -> None:
+        of_model = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if of_model.model_type != "bart":
             raise ConfigError(
-                f"generate.max_length: {config.max_length} is more than the model's {positions} positions"
+                f"{folder}: its model_type is {of_model.model_type!r}; only 'bart' can be decoded"
             )
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        # transformers fills what our settings leave open from the model's own; it shall have none.
-        model.generation_config = GenerationConfig()
-        self._model = model.to(self._device).eval()
+        self._positions: int = of_model.max_position_embeddings
+        if config.max_length > self._positions:
+            raise ConfigError(
+                f"generate.max_length: {config.max_length} is more than the model's {self._positions} "
+                "positions"
+            )
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._config = config
-        self._settings = generation_settings(config, model.config)
+        self._vocabulary: int = of_model.vocab_size
+        self._search = search_of(config, of_model)
+        bart = _loaded(folder, _DTYPES[config.precision]).to(self._device).eval()
+        self._model = bart if config.engine == "huggingface" else BartModel(bart)
 
-    def summarize(self, sources: Sequence[Source]) -> Iterator[Prediction]:
-        """Yield a prediction for each source, in order.
+    def summarize(
+        self, sources: Sequence[Source], batch_size: int, setting: str
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for each source, in order; one that fails says why in `stop`.
 
-        Sources of near lengths share a batch, so that little is padded; which ones do depends on
-        `sources` and `batch_size` alone.
+        Args:
+            sources: What to summarise.
+            batch_size: Sources decoded together.
+            setting: What the user lowers for a smaller batch, with its value, for the message.
 
         Raises:
             PipelineError: If the device runs out of memory, naming the setting to lower.
         """
-        by_length = sorted(range(len(sources)), key=lambda at: (len(sources[at].token_ids), at))
-        found: dict[int, Prediction] = {}
-        size = self._config.batch_size
-        for start in range(0, len(by_length), size):
-            batch = by_length[start : start + size]
-            try:
-                predictions = self._decode([sources[at] for at in batch])
-            except torch.cuda.OutOfMemoryError as error:
-                raise PipelineError(
-                    f"out of GPU memory while decoding {len(batch)} sources of up to "
-                    f"{len(sources[batch[-1]].token_ids)} tokens: lower generate.batch_size (now {size})"
-                ) from error
-            found.update(zip(batch, predictions, strict=True))
-        yield from (found[at] for at in range(len(sources)))
+        reasons = [self._refusal(source) for source in sources]
+        whole = [number for number, reason in enumerate(reasons) if reason is None]
+        found: dict[int, list[Hypothesis]] = {}
+        try:
+            for at, hypotheses in self._decode(
+                [sources[number].token_ids for number in whole], batch_size
+            ):
+                found[whole[at]] = hypotheses
+        except torch.OutOfMemoryError as error:
+            longest = max(len(source.token_ids) for source in sources)
+            raise PipelineError(
+                f"out of GPU memory while decoding {batch_size} sources of up to {longest} tokens "
+                f"together: lower {setting}"
+            ) from error
+        for number, source in enumerate(sources):
+            yield self._prediction(source, reasons[number], found.get(number, []))
 
-    def _decode(self, sources: list[Source]) -> list[Prediction]:
-        pad_id, eos_id = self._settings.pad_token_id, self._settings.eos_token_id
-        width = max(len(source.token_ids) for source in sources)
-        ids = torch.full((len(sources), width), pad_id)
-        mask = torch.zeros_like(ids)
-        for row, source in enumerate(sources):
-            ids[row, : len(source.token_ids)] = torch.tensor(source.token_ids)
-            mask[row, : len(source.token_ids)] = 1
-        with torch.no_grad():
-            output = self._model.generate(
-                input_ids=ids.to(self._device),
-                attention_mask=mask.to(self._device),
-                generation_config=self._settings,
-            )
-        predictions = []
-        scores = self._scores(output)
-        for source, row, score in zip(sources, output.sequences.tolist(), scores, strict=True):
-            generated = row[1:]  # after the start token
-            stop = "eos" if eos_id in generated[: self._config.max_length - 2] else "length"
-            tokens = generated.index(eos_id) + 1
-            text = self._tokenizer.decode(generated[:tokens], skip_special_tokens=True).strip()
-            predictions.append(Prediction(source.id, text, score, tokens, stop))
-        return predictions
+    def _refusal(self, source: Source) -> str | None:
+        """Return why a source cannot be decoded, if it cannot."""
+        ids = source.token_ids
+        if not ids:
+            return "failed: no tokens"
+        if len(ids) > self._positions:
+            return f"failed: {len(ids)} tokens, the model has {self._positions} positions"
+        if not 0 <= min(ids) <= max(ids) < self._vocabulary:
+            return f"failed: token id outside 0 to {self._vocabulary - 1}"
+        return None
 
-    def _scores(self, output: GenerateEncoderDecoderOutput) -> list[float]:
-        if self._config.num_beams > 1:
-            beam_scores: list[float] = output.sequences_scores.tolist()
-            return beam_scores
-        # Greedy search reports no sequence score: beam search's formula over its choices, which is the
-        # model's own log-probability (bans do not renormalise it), and 0 for a forced token.
-        tokens = output.sequences[:, 1:]
-        log_p_BTV = torch.stack(output.logits, 1).float().log_softmax(-1)
-        chosen = log_p_BTV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        is_forced = torch.stack(output.scores, 1).isfinite().sum(-1) == 1
-        is_token = tokens != self._settings.pad_token_id
-        total = torch.where(is_token & ~is_forced, chosen, 0.0).sum(1)
-        greedy: list[float] = (total / is_token.sum(1) ** self._config.length_penalty).tolist()
-        return greedy
+    def _decode(
+        self, sources: list[list[int]], batch_size: int
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        if isinstance(self._model, BartModel):
+            return decoding.decode(self._model, sources, self._search, batch_size)
+        return huggingface.decode(self._model, sources, self._config, batch_size)
+
+    def _prediction(
+        self, source: Source, reason: str | None, hypotheses: list[Hypothesis]
+    ) -> Prediction:
+        if reason is None and not math.isfinite(hypotheses[0].score):
+            reason = "failed: the model's output is not finite"
+        if reason is not None:
+            return Prediction(source.id, "", None, 0, reason, source.tokens_lost)
+        best, *others = (
+            {
+                "prediction": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                "score": score,
+                "tokens": len(ids),
+                "stop": self._stop(ids),
+            }
+            for ids, score in hypotheses[: self._config.return_sequences]
+        )
+        return Prediction(
+            source.id, **best, source_tokens_lost=source.tokens_lost, alternatives=others
+        )
+
+    def _stop(self, ids: list[int]) -> str:
+        is_full = len(ids) == self._config.max_length - 1
+        is_forced = is_full and self._config.force_eos
+        return "eos" if ids[-1] == self._search.rules.eos_id and not is_forced else "length"
 
 
-def generation_settings(config: GenerateConfig, model_config: object) -> GenerationConfig:
-    """Return Hugging Face's settings for ours; nothing is taken from the model's own defaults."""
-    ids = {
-        name: getattr(model_config, name)
-        for name in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
-    }
-    return GenerationConfig(
-        **ids,
-        forced_bos_token_id=ids["bos_token_id"] if config.force_bos else None,
-        forced_eos_token_id=ids["eos_token_id"],
-        num_beams=config.num_beams,
-        do_sample=False,
-        min_length=config.min_length,
-        max_length=config.max_length,
-        length_penalty=config.length_penalty,
-        no_repeat_ngram_size=config.no_repeat_ngram_size,
-        early_stopping=config.early_stopping if config.num_beams > 1 else False,
-        return_dict_in_generate=True,
-        output_scores=True,
-        output_logits=config.num_beams == 1,
+def _loaded(folder: Path, dtype: torch.dtype) -> BartForConditionalGeneration:
+    """Load a model all of whose weights are in the folder.
+
+    Raises:
+        DataError: If some are missing; transformers would go on with random ones.
+    """
+    bart, report = BartForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True
     )
+    if missing := sorted(report["missing_keys"]):
+        raise DataError(
+            f"{folder}: {len(missing)} weights of a summarizing BART are missing, such as {missing[0]}; "
+            "expected what BartForConditionalGeneration saves"
+        )
+    return bart
+
+
+def search_of(config: SearchConfig, model_config: object) -> Search:
+    """Return the engine's settings for the stage's and a model's special tokens."""
+    bos_id, pad_id, eos_id, start_id = (
+        getattr(model_config, name)
+        for name in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    )
+    is_fairseq = config.profile == "fairseq"
+    rules = Rules(
+        num_beams=config.num_beams,
+        max_length=config.max_length,
+        eos_id=eos_id,
+        length_penalty=config.length_penalty,
+        early_stopping=config.early_stopping,
+        takes_first=is_fairseq,
+    )
+    constraints = Constraints(
+        max_length=config.max_length,
+        eos_id=eos_id,
+        min_length=config.min_length,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        forced_bos_id=bos_id if config.force_bos else None,
+        forces_eos=config.force_eos,
+        banned_id=pad_id if is_fairseq else None,
+        scores_forced=is_fairseq,
+    )
+    return Search(rules, constraints, start_id, pad_id)

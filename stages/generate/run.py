@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 
 from pipeline.errors import CorruptArtifact
+from pipeline.files import publish
 from pipeline.shards import work_through
 from pipeline.stage import Metrics, StageContext
 from stages.generate.config import GenerateConfig
-from stages.generate.engine import Decoder, Source
+from stages.generate.engine import Summarizer
+from stages.generate.sources import EncodedSources
 from stages.schema import Prediction, read_jsonl, write_jsonl
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,70 +37,92 @@ class ShardWork:
     def __call__(self, shard: int) -> None:
         """Decode one shard and publish it."""
         torch.set_num_threads(self.threads)
-        decoder = _decoder(self.model, self.config)
-        sources = _read_sources(self.encoded)
-        rows = self.config.shard_rows
-        chosen = sources[shard * rows : (shard + 1) * rows]
-        write_jsonl(self.shards / f"{shard:05d}.jsonl", decoder.summarize(chosen))
+        summarizer = _summarizer(self.model, self.config)
+        sources = EncodedSources(self.encoded).rows(shard, self.config.shard_rows)
+        # A name of its own: another worker, here or elsewhere, may have the same shard in hand.
+        unfinished = self.shards / f".{uuid.uuid4().hex}"
+        batch_size = self.config.batch_size
+        setting = f"generate.batch_size (now {batch_size})"
+        write_jsonl(unfinished, summarizer.summarize(sources, batch_size, setting))
+        publish(unfinished, self.path(shard))
+
+    def is_done(self, shard: int) -> bool:
+        """Whether the shard is published."""
+        return self.path(shard).exists()
+
+    def path(self, shard: int) -> Path:
+        """Return where a shard's predictions are."""
+        return self.shards / f"{shard:05d}.jsonl"
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder(model: Path, config: GenerateConfig) -> Decoder:
-    return Decoder(model, config)
-
-
-def _read_sources(folder: Path) -> list[Source]:
-    sources = []
-    for path in sorted(folder.glob("*.arrow")):
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        for id_, token_ids in zip(table["id"], table["source_ids"], strict=True):
-            sources.append(Source(id_.as_py(), token_ids.as_py()))
-    return sources
+def _summarizer(model: Path, config: GenerateConfig) -> Summarizer:
+    return Summarizer(model, config)
 
 
 def run(config: GenerateConfig, context: StageContext) -> Metrics:
-    """Write predictions.jsonl, one line a source, in source order."""
+    """Write predictions.jsonl, one line a source, in source order, and failed.jsonl, those without one."""
     path = context.work / "predictions.jsonl"
     if not path.exists():
         _decode_shards(config, context, path)
-    predictions = list(read_jsonl(path, Prediction))
-    shutil.rmtree(context.work / "shards", ignore_errors=True)
-    stopped = sum(prediction.stop == "length" for prediction in predictions)
+    for name in ("shards", "claims"):
+        shutil.rmtree(context.work / name, ignore_errors=True)
+    failed = context.work / "failed.jsonl"
+    write_jsonl(failed, (one for one in read_jsonl(path, Prediction) if one.score is None))
+    metrics = _metrics(path)
+    if metrics["failed"]:
+        _logger.warning(
+            "%d of %d sources have no summary and count as empty: %s says why",
+            metrics["failed"],
+            metrics["predictions"],
+            failed.name,
+        )
+    return metrics
+
+
+def _metrics(path: Path) -> Metrics:
+    count = tokens = by_length = empty = failed = 0
+    for prediction in read_jsonl(path, Prediction):
+        count += 1
+        tokens += prediction.tokens
+        by_length += prediction.stop == "length"
+        empty += not prediction.prediction
+        failed += prediction.score is None
     return {
-        "predictions": len(predictions),
-        "mean_tokens": sum(prediction.tokens for prediction in predictions) / len(predictions),
-        "share_stopped_by_length": stopped / len(predictions),
-        "empty_predictions": sum(not prediction.prediction for prediction in predictions),
+        "predictions": count,
+        "mean_tokens": tokens / count,
+        "share_stopped_by_length": by_length / count,
+        "empty_predictions": empty,
+        "failed": failed,
     }
 
 
 def _decode_shards(config: GenerateConfig, context: StageContext, path: Path) -> None:
     encoded = context.inputs["encode"].directory(config.split)
     model = context.inputs["export"].directory("model")
-    ids = [source.id for source in _read_sources(encoded)]
     shards = context.work / "shards"
     shards.mkdir(exist_ok=True)
-    count = -(-len(ids) // config.shard_rows)
-    missing = [n for n in range(count) if not (shards / f"{n:05d}.jsonl").exists()]
+    sources = EncodedSources(encoded)
+    count = -(-len(sources) // config.shard_rows)
     processes, threads = context.execution.processes, context.execution.threads
     work = ShardWork(config, model, encoded, shards, threads)
-    for done in work_through(work, missing, processes, threads, context.stop):
-        context.progress.update(count - len(missing) + done, count, "shard")
-    write_jsonl(path, _joined(shards, count, ids))
+    claims = context.work / "claims"
+    for done in work_through(work, range(count), claims, processes, threads, context.stop):
+        context.progress.update(done, count, "shard")
+    write_jsonl(path, _joined(work, count, sources.ids()))
 
 
-def _joined(shards: Path, count: int, ids: list[str]) -> Iterator[Prediction]:
+def _joined(work: ShardWork, count: int, expected: Iterator[str]) -> Iterator[Prediction]:
     """Read the shards in order; every source must have exactly one prediction, at its place.
 
     Raises:
         CorruptArtifact: At the first id that is not where it belongs.
     """
-    expected = iter(ids)
     for number in range(count):
-        file = shards / f"{number:05d}.jsonl"
+        file = work.path(number)
         for prediction in read_jsonl(file, Prediction):
             if prediction.id != (wanted := next(expected, None)):
                 raise CorruptArtifact(f"{file}: found {prediction.id} where {wanted} belongs")
             yield prediction
     if (wanted := next(expected, None)) is not None:
-        raise CorruptArtifact(f"{shards}: no prediction for {wanted}")
+        raise CorruptArtifact(f"{work.shards}: no prediction for {wanted}")

@@ -57,6 +57,7 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
             "references": "raw text of fetch",
             "lead": f"{config.lead.count} {config.lead.unit}",
         },
+        "decoding": context.inputs["generate"].manifest.payload["config"],
         "exact_match": exact,
         "systems": means,
     }

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -133,25 +134,37 @@ def wait_until(path: Path, seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def shard_square(folder: Path, shard: int) -> None:
-    write_atomic(folder / f"{shard:03d}.txt", f"{shard * shard}\n")
+@dataclass(frozen=True)
+class Squares:
+    """Writes the square of each shard's number; notes who began and who did what."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def __call__(self, shard: int) -> None:
+        write_atomic(self.folder / f"{shard:03d}.begun.{os.getpid()}", "")
+        time.sleep(self.seconds)
+        write_atomic(self.folder / f"{shard:03d}.txt", f"{shard * shard}\n")
+
+    def is_done(self, shard: int) -> bool:
+        return (self.folder / f"{shard:03d}.txt").exists()
 
 
-def shard_die(folder: Path, shard: int) -> None:
-    """Do shard 0, then die in any other without a word."""
-    if shard > 0:
-        wait_until(folder / "000.txt")
-        os._exit(9)
-    shard_square(folder, shard)
+class Deadly(Squares):
+    """Does shard 0, and dies in any other without a word."""
+
+    def __call__(self, shard: int) -> None:
+        if shard > 0:
+            wait_until(self.folder / "000.txt")
+            os._exit(9)
+        super().__call__(shard)
 
 
-def shard_complain(folder: Path, shard: int) -> None:
-    raise DataError(f"shard {shard} has a bad row")
+class Complaining(Squares):
+    """Finds fault with every shard."""
 
-
-def shard_sleep(folder: Path, shard: int) -> None:
-    write_atomic(folder / f"{os.getpid()}.pid", "")
-    time.sleep(60)
+    def __call__(self, shard: int) -> None:
+        raise DataError(f"shard {shard} has a bad row")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pipeline.artifact import RunDir
 from pipeline.cli import build_app
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STALE, EXIT_USAGE
 from pipeline.stage import Figure, Forecast, ForecastContext
+from stages.__main__ import COMMANDS
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 from tests.conftest import CommandLine
@@ -40,16 +41,24 @@ OPTIONS = {
     },
     "status": {"run_dir", "--json", "--deep"},
     "config": {"recipe", "--set"},
+    "summarize": {
+        "model", "file", "--input-format", "--field", "--output", "-o", "--output-format",
+        "--num-beams", "--min-length", "--max-length", "--length-penalty",
+        "--no-repeat-ngram-size", "--precision", "--batch-tokens", "--processes", "--device",
+        "--truncation", "--quiet", "-q",
+    },
 }  # fmt: skip
 """The whole command line; what is added here must be kept for good."""
 
 
 def test_the_command_line_is_what_was_promised() -> None:
-    command = get_command(build_app(STAGES, SummarizationRecipe, "stages.rank", "Fine-tune"))
+    command = get_command(
+        build_app(STAGES, SummarizationRecipe, "stages.rank", "Fine-tune", COMMANDS)
+    )
     assert isinstance(command, typer.core.TyperGroup)
     found = {
         name: {
-            option if option.startswith("--") else parameter.name
+            option if option.startswith("-") else parameter.name
             for parameter in child.params
             for option in parameter.opts
             if option != "--help"
@@ -70,7 +79,7 @@ except SystemExit as stop:
 """
 
 
-@pytest.mark.parametrize("command", ["--help", "plan", "config", "status"])
+@pytest.mark.parametrize("command", ["--help", "plan", "config", "status", "summarize"])
 def test_looking_answers_within_a_second_of_work_and_loads_nothing_heavy(
     command: str, tmp_path: Path
 ) -> None:
@@ -80,6 +89,7 @@ def test_looking_answers_within_a_second_of_work_and_loads_nothing_heavy(
         "plan": ["plan", "demo", "--run-dir", str(tmp_path / "run")],
         "config": ["config", "demo"],
         "status": ["status", str(tmp_path)],
+        "summarize": ["summarize", "--help"],
     }[command]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
@@ -117,6 +127,8 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "missing input": (["run", "demo", "--run-dir", "DIR", "--only", "clean"], 2, ["needs fetch"]),
     "unknown profile": (["run", "demo", "--run-dir", "DIR", "--ds-config", "zero9"], 2, ["zero2"]),
     "no processes": (["run", "demo", "--run-dir", "DIR", "--processes", "0"], 2, ["--processes"]),
+    "no model": (["summarize", "DIR"], 2, ["DIR", "config.json", "hf download"]),
+    "no beams": (["summarize", "DIR", "--num-beams", "0"], 2, ["--num-beams"]),
     "unknown command": (["train", "demo"], 2, ["train"]),
     "unknown option": (["plan", "demo", "--run-dir", "DIR", "--force"], 2, ["--force"]),
     "no such run": (["status", "DIR"], 2, ["DIR"]),

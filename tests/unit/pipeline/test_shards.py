@@ -2,87 +2,157 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+import pipeline.shards
 from pipeline.errors import DataError, LaunchError, Preempted
 from pipeline.preemption import StopFlag
 from pipeline.shards import work_through
-from tests.fakes.toy_stages import shard_complain, shard_die, shard_square
+from tests.fakes.toy_stages import Complaining, Deadly, Squares
 
 SHARDS = range(6)
 
 
 def results(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+
+
+SQUARES = {f"{shard:03d}.txt": f"{shard * shard}\n" for shard in SHARDS}
+
+
+def through(work: Squares, processes: int, stop: StopFlag | None = None) -> Iterator[int]:
+    claims = work.folder / "claims"
+    return work_through(work, SHARDS, claims, processes, 1, stop or StopFlag())
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_shard_is_done_whoever_does_it(processes: int, tmp_path: Path) -> None:
-    work = functools.partial(shard_square, tmp_path)
-    counts = list(work_through(work, SHARDS, processes, 1, StopFlag()))
+    counts = list(through(Squares(tmp_path), processes))
     assert counts == sorted(set(counts))
     assert counts[-1] == len(SHARDS)
-    assert results(tmp_path) == {f"{shard:03d}.txt": f"{shard * shard}\n" for shard in SHARDS}
+    assert results(tmp_path) == SQUARES
+    assert len(list(tmp_path.glob("*.begun.*"))) == len(SHARDS)  # none twice
+    assert list((tmp_path / "claims").iterdir()) == []
 
 
-def test_nothing_to_do_is_done_at_once(tmp_path: Path) -> None:
-    work = functools.partial(shard_square, tmp_path)
-    assert list(work_through(work, [], 2, 1, StopFlag())) == []
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    list(through(Squares(tmp_path), 1))
+    for path in tmp_path.glob("*.begun.*"):
+        path.unlink()
+    assert list(through(Squares(tmp_path), 2)) == []
+    assert not list(tmp_path.glob("*.begun.*"))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stop_between_shards_keeps_what_is_finished(processes: int, tmp_path: Path) -> None:
     stop = StopFlag()
-    work = functools.partial(shard_square, tmp_path)
-    progress = work_through(work, range(200), processes, 1, stop)
-    finished = next(progress)
+    progress = through(Squares(tmp_path, seconds=0.7), processes, stop)
+    next(progress)
     stop.request("a test")
     with pytest.raises(Preempted):
         list(progress)
     found = results(tmp_path)
-    assert finished <= len(found) < 200
-    assert all(text == f"{int(name[:3]) ** 2}\n" for name, text in found.items())
+    assert 1 <= len(found) < len(SHARDS)
+    assert len(list(tmp_path.glob("*.begun.*"))) == len(found)  # those in hand were finished
+    assert found.items() <= SQUARES.items()
 
 
 def test_a_stop_before_the_first_shard_does_nothing(tmp_path: Path) -> None:
     stop = StopFlag()
     stop.request("a test")
     with pytest.raises(Preempted):
-        list(work_through(functools.partial(shard_square, tmp_path), SHARDS, 1, 1, stop))
+        list(through(Squares(tmp_path), 1, stop))
     assert results(tmp_path) == {}
 
 
-def test_a_worker_that_dies_is_an_error_and_finished_shards_stay(tmp_path: Path) -> None:
-    work = functools.partial(shard_die, tmp_path)
-    with pytest.raises(LaunchError):
-        list(work_through(work, [0, 1], 2, 1, StopFlag()))
+def test_workers_that_keep_dying_are_an_error_and_finished_shards_stay(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="without finishing a shard, the last with exit code 9"):
+        list(through(Deadly(tmp_path), 2))
     assert results(tmp_path) == {"000.txt": "0\n"}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_bad_row_in_a_shard_is_told_as_it_is(processes: int, tmp_path: Path) -> None:
-    work = functools.partial(shard_complain, tmp_path)
     with pytest.raises(DataError, match="has a bad row"):
-        list(work_through(work, SHARDS, processes, 1, StopFlag()))
+        list(through(Complaining(tmp_path), processes))
 
+
+def begun_by(folder: Path) -> dict[str, psutil.Process]:
+    """Who works on the shards that are not done, by shard."""
+    return {
+        path.name[:3]: psutil.Process(int(path.name.rpartition(".")[2]))
+        for path in folder.glob("*.begun.*")
+        if not (folder / f"{path.name[:3]}.txt").exists()
+        and psutil.pid_exists(int(path.name.rpartition(".")[2]))
+    }
+
+
+def test_the_shards_of_killed_workers_are_taken_over(tmp_path: Path) -> None:
+    killed: set[int] = set()
+
+    def kill_five() -> None:
+        while len(killed) < 5:
+            time.sleep(0.3)
+            for worker in [one for one in begun_by(tmp_path).values() if one.pid not in killed][:1]:
+                worker.kill()
+                killed.add(worker.pid)
+
+    killer = threading.Thread(target=kill_five, daemon=True)
+    killer.start()
+    list(through(Squares(tmp_path, seconds=0.6), 3))
+    assert len(killed) == 5
+    assert results(tmp_path) == SQUARES
+
+
+def test_a_worker_that_is_paused_for_good_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.shards, "LEASE_SECONDS", 3.0)
+    other = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path)], start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not begun_by(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(other.pid, signal.SIGSTOP)  # with a shard in hand
+    started = time.monotonic()
+    list(through(Squares(tmp_path), 1))
+    assert 2.0 < time.monotonic() - started < 10.0
+    assert results(tmp_path) == SQUARES
+    os.kill(other.pid, signal.SIGCONT)
+    assert other.wait(20) == 0  # it goes on, and does no harm
+    assert results(tmp_path) == SQUARES
+
+
+ALONE = """
+import sys
+from pathlib import Path
+import pipeline.shards
+from pipeline.preemption import StopFlag
+from tests.fakes.toy_stages import Squares
+pipeline.shards.LEASE_SECONDS = 3.0
+folder = Path(sys.argv[1])
+work = Squares(folder, seconds=1.0)
+list(pipeline.shards.work_through(work, range(6), folder / "claims", 1, 1, StopFlag()))
+"""
 
 PARENT = """
-import functools, sys
+import sys
 from pathlib import Path
 from pipeline.preemption import StopFlag
 from pipeline.shards import work_through
-from tests.fakes.toy_stages import shard_sleep
+from tests.fakes.toy_stages import Squares
 if __name__ == "__main__":
-    list(work_through(functools.partial(shard_sleep, Path(sys.argv[1])), [0, 1], 2, 1, StopFlag()))
+    folder = Path(sys.argv[1])
+    list(work_through(Squares(folder, seconds=60), range(6), folder / "claims", 2, 1, StopFlag()))
 """
 
 
@@ -100,9 +170,11 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     folder.mkdir()
     with subprocess.Popen([sys.executable, str(script), str(folder)]) as parent:
         deadline = time.monotonic() + 20
-        while len(list(folder.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        while len(list(folder.glob("*.begun.*"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-        workers = [psutil.Process(int(path.stem)) for path in folder.glob("*.pid")]
+        workers = [
+            psutil.Process(int(path.name.rpartition(".")[2])) for path in folder.glob("*.begun.*")
+        ]
         os.kill(parent.pid, signal.SIGKILL)
     assert len(workers) == 2
     deadline = time.monotonic() + 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from stages.fetch.scratch import gpt2_bpe
 from stages.generate.config import GenerateConfig
-from stages.generate.engine import Decoder, Source, generation_settings
+from stages.generate.engine import Source, Summarizer
+from stages.generate.huggingface import generation_settings
 from stages.schema import Prediction
 
 torch.set_num_threads(1)
@@ -77,9 +79,23 @@ def sources(count: int = 8) -> list[Source]:
     ]
 
 
-def decode(folder: Path, **settings: object) -> list[Prediction]:
-    config = GenerateConfig.model_validate({"max_length": 12, "force_bos": False, **settings})
-    return list(Decoder(folder, config).summarize(sources()))
+class Decode(Protocol):
+    """Summaries of the sources under settings."""
+
+    def __call__(self, folder: Path, **settings: object) -> list[Prediction]: ...
+
+
+@pytest.fixture(params=["sumpipe", "huggingface"])
+def decode(request: pytest.FixtureRequest) -> Decode:
+    """Decodes with each engine."""
+
+    def predictions(folder: Path, **settings: object) -> list[Prediction]:
+        settings = {"max_length": 12, "force_bos": False, "engine": request.param, **settings}
+        config = GenerateConfig.model_validate(settings)
+        summarizer = Summarizer(folder, config)
+        return list(summarizer.summarize(sources(), config.batch_size, "generate.batch_size"))
+
+    return predictions
 
 
 def log_probabilities(bart: BartForConditionalGeneration, source: Source, ids: list[int]) -> Tensor:
@@ -115,7 +131,11 @@ def true_score(
 @pytest.mark.parametrize("force_bos", [False, True])
 @pytest.mark.parametrize("min_length", [0, 6])
 def test_greedy_takes_the_likeliest_token_at_each_step(
-    folder: Path, bart: BartForConditionalGeneration, force_bos: bool, min_length: int
+    folder: Path,
+    decode: Decode,
+    bart: BartForConditionalGeneration,
+    force_bos: bool,
+    min_length: int,
 ) -> None:
     found = decode(folder, num_beams=1, force_bos=force_bos, min_length=min_length)
     for source, prediction in zip(sources(), found, strict=True):
@@ -131,7 +151,7 @@ def test_greedy_takes_the_likeliest_token_at_each_step(
         assert prediction.stop == ("length" if len(ids) == 11 else "eos")
 
 
-def test_both_reasons_to_stop_are_in_the_sample(folder: Path) -> None:
+def test_both_reasons_to_stop_are_in_the_sample(folder: Path, decode: Decode) -> None:
     assert {prediction.stop for prediction in decode(folder, num_beams=1)} == {"eos", "length"}
 
 
@@ -150,6 +170,7 @@ def test_both_reasons_to_stop_are_in_the_sample(folder: Path) -> None:
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_score_is_the_models_log_probability_over_length(
     folder: Path,
+    decode: Decode,
     bart: BartForConditionalGeneration,
     num_beams: int,
     settings: dict[str, object],
@@ -161,7 +182,7 @@ def test_score_is_the_models_log_probability_over_length(
 
 
 def test_a_wide_beam_finds_the_best_of_all_sequences(
-    folder: Path, bart: BartForConditionalGeneration
+    folder: Path, decode: Decode, bart: BartForConditionalGeneration
 ) -> None:
     # One or two free letters before the forced end: 1 + 8 + 64 sequences.
     found = decode(folder, num_beams=80, max_length=4, early_stopping=False, length_penalty=0.7)
@@ -183,7 +204,9 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_batch_size_does_not_change_predictions(folder: Path, num_beams: int) -> None:
+def test_batch_size_does_not_change_predictions(
+    folder: Path, decode: Decode, num_beams: int
+) -> None:
     alone = decode(folder, num_beams=num_beams, batch_size=1)
     for batch_size in (3, 8):
         together = decode(folder, num_beams=num_beams, batch_size=batch_size)
@@ -197,14 +220,14 @@ def test_batch_size_does_not_change_predictions(folder: Path, num_beams: int) ->
             assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
-def test_predictions_come_in_source_order(folder: Path) -> None:
+def test_predictions_come_in_source_order(folder: Path, decode: Decode) -> None:
     assert [prediction.id for prediction in decode(folder, batch_size=3)] == [
         source.id for source in sources()
     ]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_forced_bos_is_counted_but_not_shown(folder: Path, num_beams: int) -> None:
+def test_forced_bos_is_counted_but_not_shown(folder: Path, decode: Decode, num_beams: int) -> None:
     for prediction in decode(folder, num_beams=num_beams, force_bos=True):
         assert prediction.tokens == len(prediction.prediction) + 2
     for prediction in decode(folder, num_beams=num_beams, force_bos=False):
@@ -212,14 +235,14 @@ def test_forced_bos_is_counted_but_not_shown(folder: Path, num_beams: int) -> No
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_lengths_stay_in_their_bounds(folder: Path, num_beams: int) -> None:
+def test_lengths_stay_in_their_bounds(folder: Path, decode: Decode, num_beams: int) -> None:
     # Both count the start token, `tokens` does not.
     found = decode(folder, num_beams=num_beams, min_length=5, max_length=9)
     assert all(5 <= prediction.tokens <= 8 for prediction in found)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_no_ngram_comes_twice(folder: Path, num_beams: int) -> None:
+def test_no_ngram_comes_twice(folder: Path, decode: Decode, num_beams: int) -> None:
     # Eight letters can follow each letter, so ten leave a choice to the end.
     free = decode(folder, num_beams=num_beams, min_length=8)
     banned = decode(folder, num_beams=num_beams, min_length=8, no_repeat_ngram_size=2)
@@ -246,7 +269,7 @@ def test_no_ngram_comes_twice(folder: Path, num_beams: int) -> None:
 )
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_models_own_generation_settings_are_not_used(
-    folder: Path, tmp_path: Path, num_beams: int, of_model: dict[str, object]
+    folder: Path, decode: Decode, tmp_path: Path, num_beams: int, of_model: dict[str, object]
 ) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -50,6 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         {
             "id": [f"row-{row}" for row in range(ROWS)],
             "source_ids": pa.array(ids, pa.list_(pa.int32())),
+            "source_tokens_lost": pa.array([0] * ROWS, pa.int32()),
         }
     )
     for shard, rows in enumerate((table[:5], table[5:])):  # not generate's shards
@@ -105,7 +111,7 @@ def test_every_source_has_one_prediction_in_order(
     assert metrics["mean_tokens"] == sum(one.tokens for one in predictions) / ROWS
     stopped = sum(one.stop == "length" for one in predictions)
     assert metrics["share_stopped_by_length"] == stopped / ROWS
-    assert list(record_tree(tmp_path)) == ["predictions.jsonl"]
+    assert list(record_tree(tmp_path)) == ["failed.jsonl", "predictions.jsonl"]
 
 
 def test_two_workers_give_the_bytes_of_one(
@@ -113,6 +119,36 @@ def test_two_workers_give_the_bytes_of_one(
 ) -> None:
     run(CONFIG, new_context(finished, tmp_path, processes=2))
     assert (tmp_path / "predictions.jsonl").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_three_workers_and_five_kills_give_the_bytes_of_one(
+    finished: RunDir, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"shard_rows": 1, "num_beams": 8, "max_length": 32})
+    run(config, new_context(finished, tmp_path / "alone"))
+    killed: set[int] = set()
+
+    def kill_five() -> None:
+        """Kill workers at random times: at their start, and with a shard in hand."""
+        rng = random.Random(3)
+        while len(killed) < 5:
+            time.sleep(rng.uniform(0.5, 3))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers = [
+                    one
+                    for one in psutil.Process().children()
+                    if one.pid not in killed and "spawn_main" in " ".join(one.cmdline())
+                ]
+                for worker in rng.sample(workers, min(1, len(workers))):
+                    worker.kill()
+                    killed.add(worker.pid)
+
+    threading.Thread(target=kill_five, daemon=True).start()
+    run(config, new_context(finished, tmp_path / "killed", processes=3))
+    assert len(killed) >= 3  # before all was done
+    predictions = [tmp_path / name / "predictions.jsonl" for name in ("alone", "killed")]
+    assert predictions[0].read_bytes() == predictions[1].read_bytes()
 
 
 def test_interrupted_and_one_shard_lost_it_gives_the_same_bytes(

@@ -78,6 +78,7 @@ def test_references_are_the_raw_text(tmp_path: Path) -> None:
     assert metrics["rougeL_f"] == pytest.approx((0.5 + 1) / 2)
     assert metrics["exact_match"] == 0.5
     assert rouge_of(context)["profile"]["references"] == "raw text of fetch"
+    assert rouge_of(context)["decoding"] == {"split": "test"}
 
 
 def test_means_are_of_the_examples_in_scores_parquet(tmp_path: Path) -> None:
