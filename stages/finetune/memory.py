@@ -32,12 +32,10 @@ class Device(NamedTuple):
     """A fused dropout keeps a byte for each element, another one a copy of the element."""
     is_product_exact: bool
     """Whether products of 16-bit operands come out in fp32, beside which the gradient is kept."""
-    step_copies: int
-    """Copies of what AdamW steps over that it makes for scratch."""
 
 
-GPU = Device(2048, 256, is_dropout_fused=True, is_product_exact=True, step_copies=1)
-CPU = Device(1024, 16, is_dropout_fused=False, is_product_exact=False, step_copies=2)
+GPU = Device(2048, 256, is_dropout_fused=True, is_product_exact=True)
+CPU = Device(1024, 16, is_dropout_fused=False, is_product_exact=False)
 
 
 class Shape(NamedTuple):
@@ -250,7 +248,7 @@ def device_memory(
     new = part if stage == 2 else 0
     reduced = {0: min(p, _ZERO0_BUCKET) * FP32, 1: part, 2: 0, 3: 0}[stage]
     at_end = whole if stage < 2 else summed + new
-    scratch = 0 if stage == 0 else part * (1 + device.step_copies)
+    scratch = 0 if stage == 0 else part  # none of AdamW's own: it is fused
     at_step = {0: whole + reduced, 1: 0, 2: 0, 3: part}[stage]
     if is_offloaded:
         summed = new = reduced = at_end = scratch = at_step = 0
