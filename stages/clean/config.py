@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pipeline.config import Config
+from stages.normalize import UnicodeForm
 
 
 class CleanConfig(Config):
     """How text is normalised."""
 
-    unicode_form: Literal["NFC", "NFKC"] = "NFC"
+    unicode_form: UnicodeForm = "NFC"
     """Unicode normalisation form."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError
 from pipeline.stage import Metrics, StageContext
 from stages.clean.config import CleanConfig
-from stages.clean.normalize import normalize
+from stages.normalize import normalize
 from stages.schema import SPLITS, Example, RawRow, read_jsonl, write_jsonl
 
 _ROWS_BETWEEN_STOPS = 1000

@@ -12,6 +12,7 @@ from pipeline.artifact import RunDir
 from pipeline.config import JSON, load_yaml, validate
 from pipeline.errors import ConfigError
 from stages.generate.config import GenerateConfig, SearchConfig
+from stages.normalize import UnicodeForm
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -50,6 +51,8 @@ class ChosenModel:
     """What the settings are from that were not given: a file, or where there are none there, defaults."""
     source_tokens: int
     """Longest source in tokens."""
+    unicode_form: UnicodeForm | None = None
+    """How the run normalised its documents; None for a model of which that is unknown."""
     not_used: tuple[str, ...] = ()
     """Settings of that file that would change summaries and that we do not have."""
 
@@ -95,7 +98,8 @@ def _of_run(run_dir: RunDir, given: Mapping[str, Any]) -> ChosenModel:
     settings = {name: value for name, value in generate if name in SearchConfig.model_fields}
     limit = min(_positions(folder), recipe.get("encode", {}).get("max_source_tokens", 1 << 30))
     search = _search(settings, given, str(run_dir.recipe), _positions(folder))
-    return ChosenModel(folder, search, str(run_dir.recipe), limit)
+    form = recipe.get("clean", {}).get("unicode_form", "NFC")
+    return ChosenModel(folder, search, str(run_dir.recipe), limit, form)
 
 
 def _of_hugging_face(folder: Path, given: Mapping[str, Any]) -> ChosenModel:
@@ -120,7 +124,7 @@ def _of_hugging_face(folder: Path, given: Mapping[str, Any]) -> ChosenModel:
     not_used = tuple(
         name for name, neutral in _NEUTRAL.items() if found.get(name, neutral) != neutral
     )
-    return ChosenModel(folder, search, settings_from, positions, not_used)
+    return ChosenModel(folder, search, settings_from, positions, None, not_used)
 
 
 def _search(

@@ -20,6 +20,7 @@ from stages.generate.chosen_model import ChosenModel
 from stages.generate.config import SearchConfig
 from stages.generate.documents import FIELD_FORMATS, Document, Format
 from stages.generate.engine import Source, Summarizer
+from stages.normalize import normalize
 from stages.schema import Prediction
 from stages.tokens import token_ids, truncate
 
@@ -68,10 +69,12 @@ class Summarize:
         """Tokenise a document, or say why it has no summary."""
         if document.failure:
             return _without_summary(document, f"failed: {document.failure}")
-        if not document.text.strip():
+        form = self.model.unicode_form
+        text = document.text if form is None else normalize(document.text, form)
+        if not text.strip():
             return _without_summary(document, EMPTY)
         summarizer = _summarizer(self.model.folder, self.model.search, self.device)
-        (ids,) = token_ids(summarizer.tokenizer, [document.text])
+        (ids,) = token_ids(summarizer.tokenizer, [text])
         kept, lost = truncate(ids, self.model.source_tokens)
         if lost and self.truncation == "fail":
             limit = self.model.source_tokens

@@ -6,12 +6,14 @@ import re
 import unicodedata
 from typing import Literal
 
+UnicodeForm = Literal["NFC", "NFKC"]
+
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINE_BREAKS = re.compile(r"\r\n?|[\u2028\u2029\x85\x0b\x0c]")
 _BLANK_LINES = re.compile(r" ?\n[ \n]*")
 
 
-def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
+def normalize(text: str, form: UnicodeForm) -> str:
     """Normalise Unicode and white space; line breaks stay, since ROUGE-Lsum reads them.
 
     Control and format characters other than line breaks go (joiners that scripts need stay), runs of
