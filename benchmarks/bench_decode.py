@@ -4,7 +4,7 @@
         [--dtypes TYPE ...] [--documents COUNT] [--rounds COUNT] [--trained MODEL] [--slots COUNT]
         [--memory] [--profile] [--append]
 
-Documents of FOLDER/cnndm/test.jsonl cut to 1024 tokens; no_repeat_ngram_size 3. Models:
+Documents of FOLDER/cnndm/test.jsonl cut to the model's positions; no_repeat_ngram_size 3. Models:
 
 - base, large: a BART of random weights with GPT-2's BPE, which never ends a summary: 32 tokens each, all
   documents in one batch;
@@ -14,7 +14,7 @@ Documents of FOLDER/cnndm/test.jsonl cut to 1024 tokens; no_repeat_ngram_size 3.
 Every side decodes the same documents in one process and one thread, in turn; the time is CPU time on a CPU
 and wall time on a GPU, the median of the rounds after one that is dropped. `ratio` is Hugging Face's time in
 the same type / this side's: more is better. `equal` counts documents with the tokens of Hugging Face in
-the same type: in 16 bits near-ties may fall otherwise. int8 is compared with fp32.
+the the same type: in 16 bits near-ties may fall otherwise. int8 is compared with fp32.
 
 `--memory`: the peak above the weights of 16 documents of 1,024 tokens with beam 6, in fresh processes.
 `--profile`: where our time goes, by operation.
@@ -132,7 +132,9 @@ def read_documents(data: Path, folder: Path, count: int) -> Tokens:
     with (data / "cnndm" / "test.jsonl").open(encoding="utf-8") as file:
         texts = [json.loads(line)["document"] for _, line in zip(range(count), file, strict=False)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids: Tokens = tokenizer(texts, truncation=True, max_length=1024)["input_ids"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    most = config["max_position_embeddings"]
+    ids: Tokens = tokenizer(texts, truncation=True, max_length=most)["input_ids"]
     return ids
 
 
@@ -230,6 +232,8 @@ def rows_of(
     lines = []
     for side in taking_part:
         peer = Side("huggingface", side.dtype if side.dtype in arguments.dtypes else "fp32")
+        if peer not in found:  # int8 and CTranslate2's fp32 where fp32 takes no part
+            peer = taking_part[0]
         ratio = statistics.median(times[peer]) / statistics.median(times[side])
         equal = sum(a == b for a, b in zip(found[peer], found[side], strict=True))
         tokens = sum(map(len, found[side])) / len(documents)

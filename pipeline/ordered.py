@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -15,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from pipeline.errors import LaunchError
-from pipeline.workers import begin_worker
+from pipeline.workers import begin_worker, portable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,8 +107,7 @@ def _serve(connection: Connection, parent: int, threads: int, number: int) -> No
             try:
                 outcome = work(item)
             except Exception as error:  # noqa: BLE001  # raised again by the parent
-                error.add_note(traceback.format_exc())
-                outcome = _Failure(error)
+                outcome = _Failure(portable(error))
             connection.send(outcome)
 
 

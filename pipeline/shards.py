@@ -2,7 +2,7 @@
 
 A claim is a lease beside the shards, and only a hint that keeps two workers from doing the same shard. What
 makes the result right is that a shard's bytes depend on the shard alone and that it is published by rename:
-done twice, it is the same file. Workers on other hosts that see the same folder may join in.
+done twice, it is the same file, also by workers on other hosts that see the same folder.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import multiprocessing
 import os
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -25,8 +25,10 @@ from filelock import SoftFileLease, Timeout
 from pipeline.errors import LaunchError, Preempted
 from pipeline.lease import LEASE_SECONDS
 from pipeline.preemption import StopFlag
-from pipeline.workers import POLL_SECONDS, begin_worker
+from pipeline.workers import POLL_SECONDS, begin_worker, portable
 
+_MOST_DEATHS = 6
+"""Workers that may die with the same shard in hand."""
 _LEAVE_SECONDS = 5.0
 """How long a worker may take to end once there is nothing left to do; one that is paused never would."""
 
@@ -80,12 +82,19 @@ def work_through(
 
 
 def claim_and_work(
-    work: ShardedWork, shards: Sequence[int], claims: Path, stop: StopFlag
+    work: ShardedWork,
+    shards: Sequence[int],
+    claims: Path,
+    stop: StopFlag,
+    begun: Callable[[int], None] = lambda _: None,
 ) -> Iterator[int]:
     """Do each shard that nobody else does, until all are done; yields how many are left when fewer are.
 
+    `begun` is called with each shard before it is done.
+
     Raises:
         Preempted: If a stop was asked for.
+        LaunchError: If the folder of the claims is gone: another process has finished or removed the work.
     """
     left = list(shards)
     # Kept while a shard is another's: a lease expires by how long its contender has seen no sign of life.
@@ -100,12 +109,15 @@ def claim_and_work(
         for shard in left[:]:
             stop.check()
             if not work.is_done(shard):
+                if not claims.is_dir():  # a lease would make it anew
+                    raise LaunchError(f"{claims}: is gone; another process has this work now")
                 try:
                     leases[shard].acquire(timeout=0)
                 except Timeout:
                     continue
                 try:
                     if not work.is_done(shard):
+                        begun(shard)
                         work(shard)
                 finally:
                     leases[shard].release()
@@ -158,54 +170,62 @@ class _Crew:
     def supervise(self, stop: StopFlag) -> Iterator[int]:
         """Yield how many shards are left whenever fewer are; returns when none is."""
         left = list(self.shards)
-        deaths = 0
+        in_hand: dict[int, int] = {}
+        deaths = Counter[int | None]()
         while left:
             stop.check()
             time.sleep(POLL_SECONDS)
             remaining = [shard for shard in left if not self.work.is_done(shard)]
             if len(remaining) < len(left):
-                left, deaths = remaining, 0
+                left = remaining
                 yield len(left)
             for number, (process, connection) in enumerate(self.workers):
-                if process.is_alive() or not left:
-                    continue
-                error = _last_word(connection)
-                if error is not None:
-                    raise error
-                if process.exitcode == 0:
-                    continue
-                deaths += 1
-                if deaths > 2 * self.size:
-                    raise LaunchError(
-                        f"workers died {deaths} times without finishing a shard, the last with exit code "
-                        f"{process.exitcode} (-9 is often the out-of-memory killer); finished shards are "
-                        "kept: run again, with fewer --processes if it was memory"
-                    )
-                _logger.warning(
-                    "a worker died without a word (exit code %s); another takes over its shard",
-                    process.exitcode,
-                )
-                self.workers[number] = self.hire(number)
+                is_over = not process.is_alive()  # asked first: its last word is there then
+                for word in _words(connection):
+                    if isinstance(word, Exception):
+                        raise word
+                    in_hand[number] = word
+                if is_over and process.exitcode and left:
+                    shard = in_hand.pop(number, None)
+                    deaths[shard] += 1
+                    _tell_death(shard, deaths[shard], process.exitcode)
+                    self.workers[number] = self.hire(number)
 
     def dismiss(self) -> None:
         """Let workers finish the shard in hand and end, if there is still something to do; else end them."""
         is_over = all(map(self.work.is_done, self.shards))
         self.stop.set()
-        deadline = time.monotonic() + _LEAVE_SECONDS
+        deadline = time.monotonic() + (_LEAVE_SECONDS if is_over else LEASE_SECONDS)
         for process, _ in self.workers:
-            process.join(max(deadline - time.monotonic(), 0) if is_over else None)
+            process.join(max(deadline - time.monotonic(), 0))
             if process.is_alive():
-                process.kill()
+                process.kill()  # what it had in hand is done again by the next run
                 process.join()
 
 
-def _last_word(connection: Connection) -> BaseException | None:
-    """Return the error that a worker left, if it left one."""
+def _words(connection: Connection) -> Iterator[int | Exception]:
+    """Yield what a worker said since it was last asked: shards that it began, or the error that ended it."""
     try:
-        error: BaseException | None = connection.recv() if connection.poll() else None
+        while connection.poll():
+            yield connection.recv()
     except (EOFError, OSError):
-        return None
-    return error
+        return  # dead, and all of it read
+
+
+def _tell_death(shard: int | None, deaths: int, exit_code: int) -> None:
+    """Warn of a worker that died without a word.
+
+    Raises:
+        LaunchError: If that happened too often with the same shard in hand, or none.
+    """
+    what = "before it began a shard" if shard is None else f"with shard {shard} in hand"
+    if deaths == _MOST_DEATHS:
+        raise LaunchError(
+            f"{deaths} workers died {what}, the last with exit code {exit_code} (-9 is often the "
+            "out-of-memory killer); finished shards are kept: run again, with fewer --processes if it "
+            "was memory"
+        )
+    _logger.warning("a worker died %s (exit code %d); another takes over", what, exit_code)
 
 
 def _work(orders: _Orders, stop: Event, connection: Connection) -> None:
@@ -218,10 +238,11 @@ def _work(orders: _Orders, stop: Event, connection: Connection) -> None:
 
     begin_worker(orders.parent, orders.threads, orders.number, poll)
     try:
-        for _ in claim_and_work(orders.work, orders.shards, orders.claims, flag):
+        for _ in claim_and_work(
+            orders.work, orders.shards, orders.claims, flag, begun=connection.send
+        ):
             pass
     except Preempted:
         return  # as the parent asked
     except Exception as error:  # noqa: BLE001  # raised again by the parent
-        error.add_note(traceback.format_exc())
-        connection.send(error)
+        connection.send(portable(error))

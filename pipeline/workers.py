@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from signal import SIG_IGN, signal
 
 from pipeline.distributed.world import limit_threads, use_one_gpu
+from pipeline.errors import PipelineError
 from pipeline.preemption import SIGNALS
 
 POLL_SECONDS = 0.3
+_MOST_CHARACTERS = 8000
+"""Of an error's text: a pipe holds that much without a reader."""
 
 
 def begin_worker(
@@ -37,3 +41,12 @@ def begin_worker(
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error that any process can read from a pipe: ours, the system's, or the text of another."""
+    if isinstance(error, PipelineError):
+        return type(error)(str(error)[:_MOST_CHARACTERS])
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    return RuntimeError("".join(traceback.format_exception(error))[-_MOST_CHARACTERS:])

@@ -79,8 +79,11 @@ class BartDecoder:
         self._layers = [_layer(layer) for layer in decoder.layers]
         attentions = [layer.encoder_attn for layer in decoder.layers]
         self._cross = joined([p for a in attentions for p in (a.k_proj, a.v_proj)])
-        self.embedding_VM, bias_V = _padded_embedding(bart)
-        self._head = Product(self.embedding_VM, bias_V)
+        weight_VM, bias_V = _padded_head(bart)
+        self._head = Product(weight_VM, bias_V)
+        own_VM = decoder.embed_tokens.weight.detach()
+        is_tied = own_VM.data_ptr() == bart.lm_head.weight.data_ptr()
+        self.embedding_VM = weight_VM if is_tied else own_VM
 
     def new_caches(self, slots: int, beams: int, positions: int, source_tokens: int) -> Caches:
         """Return empty caches for as many slots, target positions and source tokens."""
@@ -187,9 +190,9 @@ def _layer(layer: BartDecoderLayer) -> Layer:
     )
 
 
-def _padded_embedding(bart: BartForConditionalGeneration) -> tuple[Tensor, Tensor]:
+def _padded_head(bart: BartForConditionalGeneration) -> tuple[Tensor, Tensor]:
     """Return the head's weight and bias with padding columns, whose logits are -inf."""
-    embedding_VM, bias_V = bart.lm_head.weight.detach(), bart.final_logits_bias[0]
-    vocabulary = embedding_VM.shape[0]
+    weight_VM, bias_V = bart.lm_head.weight.detach(), bart.final_logits_bias[0]
+    vocabulary = weight_VM.shape[0]
     extra = padded_width(vocabulary) - vocabulary
-    return F.pad(embedding_VM, (0, 0, 0, extra)), F.pad(bias_V, (0, extra), value=-torch.inf)
+    return F.pad(weight_VM, (0, 0, 0, extra)), F.pad(bias_V, (0, extra), value=-torch.inf)

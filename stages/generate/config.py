@@ -28,7 +28,7 @@ class SearchConfig(Config):
     """Fewest tokens, start token included: fairseq's min_len + 1."""
     max_length: Annotated[StrictInt, Field(ge=2)] = 142
     """Most tokens, start and end tokens included: fairseq's max_len_b + 2."""
-    length_penalty: Number = 1.0
+    length_penalty: Annotated[Number, Field(ge=-2, le=10)] = 1.0
     """Exponent of the length that a beam's score is divided by."""
     no_repeat_ngram_size: Count = 0
     """No n-gram of this size comes twice; 0 for no ban."""
@@ -39,7 +39,7 @@ class SearchConfig(Config):
     force_eos: StrictBool = True
     """End a summary that reaches `max_length` with </s>."""
     return_sequences: PositiveInt = 1
-    """Summaries of each document, the best first; those after the first are its `alternatives`."""
+    """Most summaries of each document, the best first; those after the first are its `alternatives`."""
 
     @model_validator(mode="after")
     def _fits(self) -> SearchConfig:

@@ -59,7 +59,8 @@ class BartModel:
         self.positions: int = bart.config.max_position_embeddings
         self.encoder = bart.model.encoder
         replace_linears(self.encoder)
-        self.encoder.embed_tokens.weight.data = self.decoder.embedding_VM[: self.vocabulary]
+        if self.encoder.embed_tokens.weight.data_ptr() == bart.lm_head.weight.data_ptr():
+            self.encoder.embed_tokens.weight.data = self.decoder.embedding_VM[: self.vocabulary]
 
     def encode(self, source_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
         """Return the encoder's output [N, S, M] and the sources' lengths [N]."""
@@ -122,6 +123,8 @@ class _Decoding:
         """Sources that the encoder has done, or is doing, before there is a slot for them."""
         self._on_gpu = model.decoder.device.type == "cuda"
         self._aside = torch.cuda.Stream() if self._on_gpu else None  # type: ignore[no-untyped-call]
+        if self._aside is not None:
+            self._aside.wait_stream(torch.cuda.current_stream())  # for the weights
         self._graphs = self._new_graphs()
 
     @torch.inference_mode()
@@ -144,7 +147,8 @@ class _Decoding:
             at_N = torch.tensor(slots, device=self._model.decoder.device)
             if self._aside is not None:
                 torch.cuda.current_stream().wait_stream(self._aside)
-                encoded_NSM.record_stream(torch.cuda.current_stream())
+                for tensor in (encoded_NSM, lengths_N):
+                    tensor.record_stream(torch.cuda.current_stream())
             self._model.decoder.remember(self._caches, at_N, encoded_NSM, lengths_N)
             rules, like = self._search.rules, self._beams.scores_BK
             fresh = begin(len(numbers), rules, self._search.start_id, like)

@@ -15,7 +15,7 @@ from stages.generate import decoding, huggingface
 from stages.generate.candidates import Constraints
 from stages.generate.config import SearchConfig
 from stages.generate.decoding import BartModel, Hypothesis, Search
-from stages.generate.search import Rules
+from stages.generate.search import UNREACHABLE, Rules
 from stages.schema import Prediction
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,6 +47,10 @@ class Summarizer:
                 "positions"
             )
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self._device.type == "cuda":
+            torch.cuda.set_device(
+                self._device.index or 0
+            )  # streams and graphs belong to the current device
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._config = config
         self._vocabulary: int = of_model.vocab_size
@@ -75,11 +79,13 @@ class Summarizer:
                 [sources[number].token_ids for number in whole], batch_size
             ):
                 found[whole[at]] = hypotheses
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             longest = max(len(source.token_ids) for source in sources)
             raise PipelineError(
-                f"out of GPU memory while decoding {batch_size} sources of up to {longest} tokens "
-                f"together: lower {setting}"
+                f"out of memory while decoding {batch_size} sources of up to {longest} tokens together, with "
+                f"{self._config.num_beams} beams each: lower {setting}"
             ) from error
         for number, source in enumerate(sources):
             yield self._prediction(source, reasons[number], found.get(number, []))
@@ -105,8 +111,11 @@ class Summarizer:
     def _prediction(
         self, source: Source, reason: str | None, hypotheses: list[Hypothesis]
     ) -> Prediction:
-        if reason is None and not math.isfinite(hypotheses[0].score):
+        if any(math.isnan(one.score) for one in hypotheses[:1]):
             reason = "failed: the model's output is not finite"
+        hypotheses = [one for one in hypotheses if self._is_reached(one)]
+        if reason is None and not hypotheses:
+            reason = "failed: the model's output is not finite, or the settings allow no sequence"
         if reason is not None:
             return Prediction(source.id, "", None, 0, reason, source.tokens_lost)
         best, *others = (
@@ -122,10 +131,22 @@ class Summarizer:
             source.id, **best, source_tokens_lost=source.tokens_lost, alternatives=others
         )
 
+    def _is_reached(self, found: Hypothesis) -> bool:
+        """Whether any sequence led there; beams that none has reached end too when others are forced to."""
+        total: float = found.score * len(found.token_ids) ** self._config.length_penalty
+        return total > UNREACHABLE / 2
+
     def _stop(self, ids: list[int]) -> str:
         is_full = len(ids) == self._config.max_length - 1
         is_forced = is_full and self._config.force_eos
         return "eos" if ids[-1] == self._search.rules.eos_id and not is_forced else "length"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or here; torch has no error of its own for the latter."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(
+        error
+    )
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> BartForConditionalGeneration:
@@ -146,10 +167,15 @@ def _loaded(folder: Path, dtype: torch.dtype) -> BartForConditionalGeneration:
 
 
 def search_of(config: SearchConfig, model_config: object) -> Search:
-    """Return the engine's settings for the stage's and a model's special tokens."""
-    bos_id, pad_id, eos_id, start_id = (
-        getattr(model_config, name)
-        for name in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    """Return the engine's settings for the stage's and a model's special tokens.
+
+    Raises:
+        ConfigError: If one of those is not a token.
+    """
+    bos_id = _special_token(model_config, "bos_token_id") if config.force_bos else None
+    pad_id, eos_id, start_id = (
+        _special_token(model_config, name)
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")
     )
     is_fairseq = config.profile == "fairseq"
     rules = Rules(
@@ -165,9 +191,18 @@ def search_of(config: SearchConfig, model_config: object) -> Search:
         eos_id=eos_id,
         min_length=config.min_length,
         no_repeat_ngram_size=config.no_repeat_ngram_size,
-        forced_bos_id=bos_id if config.force_bos else None,
+        forced_bos_id=bos_id,
         forces_eos=config.force_eos,
         banned_id=pad_id if is_fairseq else None,
         scores_forced=is_fairseq,
     )
     return Search(rules, constraints, start_id, pad_id)
+
+
+def _special_token(model_config: object, name: str) -> int:
+    value, vocabulary = getattr(model_config, name, None), getattr(model_config, "vocab_size", 0)
+    if isinstance(value, int) and 0 <= value < vocabulary:
+        return value
+    raise ConfigError(
+        f"the model's config.json: {name}: expected a token from 0 to {vocabulary - 1}, found {value!r}"
+    )

@@ -65,8 +65,10 @@ def run(config: GenerateConfig, context: StageContext) -> Metrics:
     path = context.work / "predictions.jsonl"
     if not path.exists():
         _decode_shards(config, context, path)
+    context.guard()
     for name in ("shards", "claims"):
-        shutil.rmtree(context.work / name, ignore_errors=True)
+        if (context.work / name).exists():
+            shutil.rmtree(context.work / name)
     failed = context.work / "failed.jsonl"
     write_jsonl(failed, (one for one in read_jsonl(path, Prediction) if one.score is None))
     metrics = _metrics(path)
@@ -108,6 +110,7 @@ def _decode_shards(config: GenerateConfig, context: StageContext, path: Path) ->
     work = ShardWork(config, model, encoded, shards, threads)
     claims = context.work / "claims"
     for done in work_through(work, range(count), claims, processes, threads, context.stop):
+        context.guard()
         context.progress.update(done, count, "shard")
     write_jsonl(path, _joined(work, count, sources.ids()))
 

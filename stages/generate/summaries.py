@@ -136,7 +136,10 @@ def _without_summary(document: Document, reason: str) -> Prediction:
 def _summarizer(folder: Path, search: SearchConfig, device: str) -> Summarizer:
     try:
         return Summarizer(folder, search, device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, RuntimeError, SafetensorError),
+        *(AttributeError, KeyError, TypeError),  # transformers, of files with other things in them
+    ) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{folder}: the model cannot be loaded ({reason[:300]}); are all its files whole? "

@@ -28,11 +28,12 @@ def say(text: str) -> None:
 def introduce(model: ChosenModel, device: str) -> None:
     """Say which model, where, how it decodes, and where that is from."""
     search = model.search
+    start = "after <s>, " if search.force_bos else ""
     repeats = f"no repeated {size}-grams, " if (size := search.no_repeat_ngram_size) else ""
     say(
         f"{model.folder} on {device}, {search.precision}; beams {search.num_beams}, "
         f"{search.min_length} to {search.max_length} tokens, length penalty {search.length_penalty:g}, "
-        f"{repeats}documents of up to {model.source_tokens} tokens ({model.settings_from}; options override)"
+        f"{start}{repeats}documents of up to {model.source_tokens} tokens ({model.settings_from}; options override)"
     )
     for name in model.not_used:
         say(f"{model.settings_from}: {name} is not used, there is no such setting here")

@@ -151,13 +151,27 @@ class Squares:
 
 
 class Deadly(Squares):
-    """Does shard 0, and dies in any other without a word."""
+    """Dies in shard 1 without a word."""
 
     def __call__(self, shard: int) -> None:
-        if shard > 0:
-            wait_until(self.folder / "000.txt")
+        if shard == 1:
             os._exit(9)
         super().__call__(shard)
+
+
+class Unpicklable(Exception):
+    """Neither short nor to be sent."""
+
+    def __init__(self, text: str, other: int) -> None:
+        super().__init__(text)
+        self.open = lambda: other
+
+
+class Unspeakable(Squares):
+    """Fails in a way that no pipe carries."""
+
+    def __call__(self, shard: int) -> None:
+        raise Unpicklable("x" * 5000, shard)
 
 
 class Complaining(Squares):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pipeline.shards
 from pipeline.errors import DataError, LaunchError, Preempted
 from pipeline.preemption import StopFlag
 from pipeline.shards import work_through
-from tests.fakes.toy_stages import Complaining, Deadly, Squares
+from tests.fakes.toy_stages import Complaining, Deadly, Squares, Unspeakable
 
 SHARDS = range(6)
 
@@ -75,10 +76,28 @@ def test_a_stop_before_the_first_shard_does_nothing(tmp_path: Path) -> None:
     assert results(tmp_path) == {}
 
 
-def test_workers_that_keep_dying_are_an_error_and_finished_shards_stay(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="without finishing a shard, the last with exit code 9"):
+def test_a_shard_that_is_deadly_is_named_and_finished_ones_stay(tmp_path: Path) -> None:
+    told = "workers died with shard 1 in hand, the last with exit code 9"
+    with pytest.raises(LaunchError, match=told):
         list(through(Deadly(tmp_path), 2))
-    assert results(tmp_path) == {"000.txt": "0\n"}
+    assert results(tmp_path).items() <= SQUARES.items()
+    assert "001.txt" not in results(tmp_path)
+
+
+def test_what_is_no_error_of_ours_is_told_whatever_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"Unpicklable: x{1000}"):
+        list(through(Unspeakable(tmp_path), 2))
+
+
+def test_work_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    progress = through(Squares(tmp_path), 1)
+    next(progress)
+    for path in (tmp_path / "claims").iterdir():
+        path.unlink()
+    (tmp_path / "claims").rmdir()
+    with pytest.raises(LaunchError, match="another process has this work now"):
+        next(progress)
+    assert not (tmp_path / "claims").exists()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -103,9 +122,11 @@ def test_the_shards_of_killed_workers_are_taken_over(tmp_path: Path) -> None:
     def kill_five() -> None:
         while len(killed) < 5:
             time.sleep(0.3)
-            for worker in [one for one in begun_by(tmp_path).values() if one.pid not in killed][:1]:
-                worker.kill()
-                killed.add(worker.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was seen
+                busy = [one for one in begun_by(tmp_path).values() if one.pid not in killed]
+                for worker in busy[:1]:
+                    worker.kill()
+                    killed.add(worker.pid)
 
     killer = threading.Thread(target=kill_five, daemon=True)
     killer.start()

@@ -13,7 +13,7 @@ from stages.generate.config import SearchConfig
 from stages.generate.decoding import BartModel, Hypothesis, decode
 from stages.generate.engine import search_of
 
-BOS, PAD, EOS, START, VOCABULARY = 0, 1, 2, 2, 60
+BOS, PAD, EOS, VOCABULARY = 0, 1, 2, 60
 
 
 class Case(NamedTuple):
@@ -52,25 +52,31 @@ def random_case(seed: int, profile: Literal["huggingface", "fairseq"]) -> Case:
 
 
 def random_bart(seed: int, eos_bias: float) -> BartForConditionalGeneration:
+    """Random weights and, by the seed, another kind of BART: untied, scaled, of other halves."""
     torch.manual_seed(seed)
+    rng = random.Random(seed)
     config = BartConfig(
         vocab_size=VOCABULARY,
         d_model=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
+        encoder_layers=rng.randint(1, 2),
+        decoder_layers=rng.randint(1, 3),
+        encoder_attention_heads=rng.choice([1, 2, 4]),
+        decoder_attention_heads=rng.choice([1, 2, 4]),
         encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
+        decoder_ffn_dim=rng.choice([24, 32]),
+        activation_function=rng.choice(["gelu", "gelu", "relu", "silu"]),
         max_position_embeddings=40,
         init_std=0.5,
-        scale_embedding=seed % 2 == 0,
+        scale_embedding=rng.random() < 0.5,
+        tie_word_embeddings=rng.random() < 0.8,
         bos_token_id=BOS,
         pad_token_id=PAD,
         eos_token_id=EOS,
-        decoder_start_token_id=START,
+        decoder_start_token_id=rng.choice([EOS, EOS, BOS, 5]),
     )
     bart = BartForConditionalGeneration(config).double().eval()
+    if rng.random() < 0.3:
+        bart.final_logits_bias.normal_()
     bart.final_logits_bias[0, EOS] = eos_bias
     bart.generation_config = GenerationConfig()
     return bart

@@ -5,6 +5,7 @@ Shapes: T target positions, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration
 
 from stages.fetch.scratch import gpt2_bpe
-from stages.generate.config import GenerateConfig
+from stages.generate.config import GenerateConfig, SearchConfig
 from stages.generate.engine import Source, Summarizer
 from stages.generate.huggingface import generation_settings
 from stages.schema import Prediction
@@ -28,7 +29,7 @@ LETTERS = "abcdefgh"  # ids 4 to 11, between four special tokens and <mask>
 VOCABULARY = 4 + len(LETTERS) + 1
 
 
-def new_bart(eos_bias: float) -> BartForConditionalGeneration:
+def new_bart(eos_bias: float, **settings: object) -> BartForConditionalGeneration:
     """Random weights; special tokens other than </s> are never chosen freely."""
     torch.manual_seed(1)
     config = BartConfig(
@@ -46,6 +47,7 @@ def new_bart(eos_bias: float) -> BartForConditionalGeneration:
         pad_token_id=PAD,
         eos_token_id=EOS,
         decoder_start_token_id=START,
+        **settings,
     )
     bart = BartForConditionalGeneration(config)
     bart.final_logits_bias[0, [BOS, PAD, 3, VOCABULARY - 1]] = -1e4
@@ -288,3 +290,52 @@ def test_settings_are_hugging_faces_for_ours(bart: BartForConditionalGeneration)
     assert (found.length_penalty, found.no_repeat_ngram_size) == (2.0, 3)
     assert found.early_stopping is True and found.do_sample is False
     assert (found.forced_bos_token_id, found.forced_eos_token_id) == (BOS, EOS)
+
+
+@pytest.mark.parametrize("profile", ["huggingface", "fairseq"])
+def test_a_source_that_fails_says_why_and_spoils_no_other(
+    folder: Path, bart: BartForConditionalGeneration, tmp_path: Path, profile: str
+) -> None:
+    broken = copy.deepcopy(bart)
+    with torch.no_grad():
+        broken.model.encoder.embed_positions.weight[2 + 12 :] = (
+            torch.nan
+        )  # too far for the long ones
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken.save_pretrained(tmp_path)
+    config = SearchConfig.model_validate({"max_length": 12, "num_beams": 3, "profile": profile})
+    given = [*sources(), Source("none", []), Source("foreign", [BOS, VOCABULARY, EOS])]
+    whole = list(Summarizer(folder, config).summarize(given, 2, "batch_size"))
+    found = list(Summarizer(tmp_path, config).summarize(given, 2, "batch_size"))
+    for source, one, other in zip(given, found, whole, strict=True):
+        if source.id in {"none", "foreign"}:
+            assert one == other and one.stop.startswith("failed: ")
+        elif len(source.token_ids) > 12:
+            assert (one.prediction, one.score, one.tokens) == ("", None, 0)
+            assert one.stop.startswith("failed: the model's output is not finite")
+        else:
+            assert one.prediction == other.prediction and one.stop == other.stop
+    assert 2 < sum(one.score is None for one in found) < len(found) - 2
+
+
+def test_what_no_sequence_reaches_is_no_alternative(folder: Path) -> None:
+    config = SearchConfig(
+        max_length=3, num_beams=4, return_sequences=4
+    )  # <s> </s> and nothing else
+    for one in Summarizer(folder, config).summarize(sources(), 4, "batch_size"):
+        assert (one.prediction, one.tokens, one.alternatives) == ("", 2, [])
+
+
+def test_an_untied_model_keeps_both_its_embeddings(
+    folder: Path, tmp_path: Path, decode: Decode
+) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    untied = new_bart(eos_bias=1.0, tie_word_embeddings=False)
+    untied.save_pretrained(tmp_path)
+    source, found = sources()[0], decode(tmp_path, num_beams=1)[0]
+    ids: list[int] = []
+    while EOS not in ids and len(ids) < 10:
+        ids.append(int(log_probabilities(untied, source, ids).argmax()))
+    assert ids_of(found, force_bos=False)[: len(ids)] == ids
