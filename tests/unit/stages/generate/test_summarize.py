@@ -304,14 +304,16 @@ def run_dir(folder: Path, tmp_path: Path) -> RunDir:
 
 
 def test_a_run_brings_its_settings(run_dir: RunDir, sumpipe: CommandLine, tmp_path: Path) -> None:
-    file = written(tmp_path / "in.txt", b"a few\n" + b"words to train on" * 9)
+    lines = [b"a few", b"words to train on" * 9, "a \u00a0few\u200b ".encode()]
+    file = written(tmp_path / "in.txt", b"\n".join(lines))
     answer = sumpipe("summarize", run_dir.root, file, "--output-format", "jsonl")
     assert answer.code == 0, answer.err
     assert (
-        f"beams 3, 0 to 9 tokens, length penalty 1, documents of up to 12 tokens ({run_dir.recipe}"
+        f"beams 3, 0 to 9 tokens, length penalty 1, after <s>, documents of up to 12 tokens ({run_dir.recipe}"
         in (answer.err)
     )
-    short, long = rows(answer)
+    short, long, untidy = rows(answer)
+    assert (untidy.prediction, untidy.score) == (short.prediction, short.score)  # as clean has it
     assert short.source_tokens_lost == 0 < long.source_tokens_lost
     assert [len(one.alternatives) for one in (short, long)] == [1, 1]
     alone = choose_model(run_dir.root, {"num_beams": 1}).search
