@@ -35,6 +35,7 @@ from pipeline.errors import (
     Preempted,
     storage_error,
 )
+from pipeline.files import write_atomic
 from pipeline.launch import is_lost_peer, write_error
 from pipeline.log import Progress, start_logging
 from pipeline.planner import Action, plan, select
@@ -68,7 +69,7 @@ def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]
         start_logging(presence.rank_file(log_dir, world.rank, "log"), console=world.is_first)
         _announce(log_dir, world, is_supervised=options.supervisor is not None)
         pid_file = presence.rank_file(log_dir, world.rank, "pid")
-        pid_file.write_text(str(os.getpid()), encoding="ascii")
+        write_atomic(pid_file, str(os.getpid()))
         _run(stages, recipe_type, options, world, stop)
     except Exception as error:  # noqa: BLE001 - the last frame of the process: report and exit
         return _report(error, log_dir, world, is_supervised=options.supervisor is not None)
