@@ -33,7 +33,8 @@ def introduce(model: ChosenModel, device: str) -> None:
     say(
         f"{model.folder} on {device}, {search.precision}; beams {search.num_beams}, "
         f"{search.min_length} to {search.max_length} tokens, length penalty {search.length_penalty:g}, "
-        f"{start}{repeats}documents of up to {model.source_tokens} tokens ({model.settings_from}; options override)"
+        f"{start}{repeats}documents of up to {model.source_tokens} tokens "
+        f"({model.settings_from}; options override)"
     )
     for name in model.not_used:
         say(f"{model.settings_from}: {name} is not used, there is no such setting here")
