@@ -61,7 +61,8 @@ def work_through(
         claims: Folder for the claims, seen by all workers of these shards; made if it is not there.
         processes: Worker processes; with 1, the work is done in this one.
         threads: Threads of each worker.
-        stop: Polled between shards; shards in work are finished first.
+        stop: Polled between shards. A shard in work is finished first; one that a worker process has not
+            finished after LEASE_SECONDS is given up, and done again by the next run.
 
     Raises:
         Preempted: If a stop was asked for.

@@ -25,8 +25,7 @@ def console_text(facts: Facts) -> str:
         "Next:",
         "  sumpipe status {run_dir}",
         "  open the report in a browser; it is one file and needs no network",
-        "  summarise more: load the model directory with transformers, as in",
-        "    {run_dir}/report/README.md",
+        "  sumpipe summarize {run_dir} FILE",
     ]
     return "\n".join(lines) + "\n"
 
