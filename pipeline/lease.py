@@ -14,17 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from filelock import SoftFileLease, Timeout
 
 from pipeline.artifact import RunDir
+from pipeline.claim import LEASE_SECONDS, Claim
 from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact, RunDirInUse
 from pipeline.files import read_json, write_json
 
 _logger = logging.getLogger(__name__)
-
-LEASE_SECONDS = 60.0
-"""A holder on another host that is silent for this long is taken to be dead."""
 
 
 @contextlib.contextmanager
@@ -39,36 +36,32 @@ def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
         RunDirInUse: If a living process holds it, with its host, pid, job and the ways out. A dead
             holder on this host is replaced at once, one on another host after LEASE_SECONDS.
     """
-    lease = SoftFileLease(run_dir.lease, lease_duration=LEASE_SECONDS, thread_local=False)
+    claim = Claim(run_dir.lease, LEASE_SECONDS)
+    if not claim.take():
+        _wait_for_silent_holder(claim, run_dir)
     try:
-        lease.acquire(timeout=0)
-    except Timeout:
-        _wait_for_far_holder(lease, run_dir)
-    try:
-        token = lease.token
+        token = claim.token
         if token is None:
             raise RunDirInUse(_who(run_dir))
         holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
         write_json(run_dir.holder, holder)
         yield token
     finally:
-        lease.release()
+        claim.release()
 
 
-def _wait_for_far_holder(lease: SoftFileLease, run_dir: RunDir) -> None:
-    """Take over from a holder on another host if it stays silent; one on this host is alive.
+def _wait_for_silent_holder(claim: Claim, run_dir: RunDir) -> None:
+    """Take over from a holder on another host, or one without a name, if it stays silent.
 
     Raises:
-        RunDirInUse: If it lives.
+        RunDirInUse: If it lives, as a named one on this host does.
     """
     holder = current_holder(run_dir)
-    if holder is None or holder["host"] == socket.gethostname():
+    if holder is not None and holder["host"] == socket.gethostname():
         raise RunDirInUse(_who(run_dir))
     _logger.warning("%s Waiting %.0f s for a sign of life.", _who(run_dir), LEASE_SECONDS)
-    try:
-        lease.acquire(timeout=LEASE_SECONDS + 5, poll_interval=1)
-    except Timeout:
-        raise RunDirInUse(_who(run_dir)) from None
+    if not claim.take(timeout=LEASE_SECONDS + 5):
+        raise RunDirInUse(_who(run_dir))
 
 
 def current_holder(run_dir: RunDir) -> JSON | None:

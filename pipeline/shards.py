@@ -20,10 +20,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Protocol
 
-from filelock import SoftFileLease, Timeout
-
+from pipeline.claim import LEASE_SECONDS, Claim
 from pipeline.errors import LaunchError, Preempted
-from pipeline.lease import LEASE_SECONDS
 from pipeline.preemption import StopFlag
 from pipeline.workers import POLL_SECONDS, begin_worker, portable
 
@@ -98,30 +96,23 @@ def claim_and_work(
         LaunchError: If the folder of the claims is gone: another process has finished or removed the work.
     """
     left = list(shards)
-    # Kept while a shard is another's: a lease expires by how long its contender has seen no sign of life.
-    leases = {
-        shard: SoftFileLease(
-            claims / f"{shard:05d}.lease", lease_duration=LEASE_SECONDS, thread_local=False
-        )
-        for shard in left
-    }
+    # Kept while a shard is another's: a holder's silence counts from when its contender first asked.
+    claim = {shard: Claim(claims / f"{shard:05d}.lease", LEASE_SECONDS) for shard in left}
     while left:
         before = len(left)
         for shard in left[:]:
             stop.check()
             if not work.is_done(shard):
-                if not claims.is_dir():  # a lease would make it anew
+                if not claims.is_dir():  # a claim would make it anew
                     raise LaunchError(f"{claims}: is gone; another process has this work now")
-                try:
-                    leases[shard].acquire(timeout=0)
-                except Timeout:
+                if not claim[shard].take():
                     continue
                 try:
                     if not work.is_done(shard):
                         begun(shard)
                         work(shard)
                 finally:
-                    leases[shard].release()
+                    claim[shard].release()
             left.remove(shard)
             yield len(left)
         if len(left) == before:
