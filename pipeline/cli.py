@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from pipeline import lease
-from pipeline.artifact import RunDir, new_or_own
+from pipeline.artifact import RunDir, new_or_own, require_run_dir
 from pipeline.config import JSON
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
@@ -33,6 +34,7 @@ from pipeline.errors import (
     storage_error,
 )
 from pipeline.files import write_atomic
+from pipeline.join import join
 from pipeline.log import print_table, start_logging
 from pipeline.planner import INPUT_STALE, Action, Decision, current_inputs, plan, select
 from pipeline.preemption import StopFlag
@@ -56,7 +58,7 @@ Processes = Annotated[
     typer.Option("--processes", min=1, help="Processes; default the GPUs there are, else 1."),
 ]
 Profile = Annotated[str, typer.Option("--ds-config", help="Sharding profile: a name or a path.")]
-_DEFAULT_PROFILE = "zero2"
+DEFAULT_PROFILE = "zero2"
 _NOTHING_LEFT = "Everything is done; nothing was run."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -135,7 +137,7 @@ def build_app(
             typer.Option("--restart-from", help="Delete this stage and all after it, then run."),
         ] = None,
         processes: Processes = None,
-        ds_config: Profile = _DEFAULT_PROFILE,
+        ds_config: Profile = DEFAULT_PROFILE,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Only say what would be done.")
         ] = False,
@@ -155,13 +157,32 @@ def build_app(
             return
         _do(look, redo, place, hash_file, Request(resolved, text, execution, rank_module))
 
+    @app.command("join")
+    def join_command(
+        run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+        stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage that has shards.")],
+        processes: Processes = None,
+    ) -> None:
+        """Help a run, from any host that sees it, with the shards of a stage until that is done."""
+        helped, place = select(stages, stage, stage)[0], require_run_dir(run_dir)
+        execution = _execution(processes, DEFAULT_PROFILE)
+        limit_threads(execution.threads)
+        stop = StopFlag()
+        stop.listen()
+        log_name = f"join-{socket.gethostname()}-{os.getpid()}.log"
+        start_logging(place.logs(stage) / log_name, console=True)
+        join(helped, recipe_type, place, execution, stop)
+        print(f"{stage} is done.")
+
+    join_command.__doc__ = f"{join_command.__doc__} They have: {', '.join(_sharded(stages))}."
+
     @app.command("plan")
     def plan_command(
         recipe: RecipeName,
         run_dir: RunPath,
         overrides: Overrides = None,
         processes: Processes = None,
-        ds_config: Profile = _DEFAULT_PROFILE,
+        ds_config: Profile = DEFAULT_PROFILE,
         probe: Annotated[
             bool,
             typer.Option("--probe", help="Try the largest micro-batch on a GPU of this machine."),
@@ -205,6 +226,10 @@ def build_app(
     for add_command in commands:
         add_command(app)
     return app
+
+
+def _sharded(stages: Sequence[Stage]) -> list[str]:
+    return [stage.name for stage in stages if stage.shards is not None] or ["none"]
 
 
 class Request(NamedTuple):

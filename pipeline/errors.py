@@ -10,6 +10,7 @@ PipelineError (1)
     StorageError (1)         full disk, read-only file system, input/output error
     CheckpointError (1)      no usable checkpoint, or one that does not fit this launch
     LaunchError (1)          processes that could not be started or ended badly
+        WorkIsGone (1)       what a helper worked on was finished or removed by its owner
     Preempted (75)           stopped on request with all work committed: "requeue me"
 """
 
@@ -81,6 +82,10 @@ class CheckpointError(PipelineError):
 
 class LaunchError(PipelineError):
     """Processes that could not be started or ended badly."""
+
+
+class WorkIsGone(LaunchError):
+    """What a helping process worked on was finished, or removed, by the one that holds the run."""
 
 
 class Preempted(PipelineError):

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +103,26 @@ def _who(run_dir: RunDir) -> str:
         f"{run_dir.root}: is in use by {who}. Wait for it, stop it, or choose another --run-dir; if that "
         f"process is dead, its hold ends by itself within {LEASE_SECONDS:.0f} s."
     )
+
+
+class Silence:
+    """How long nobody has been seen to hold a run directory, by a clock of this process."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._marker = run_dir.lease
+        self._seen = self._state()
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return how long ago the hold was last taken or refreshed, counted from the first look."""
+        found = self._state()
+        if found is not None and found != self._seen:
+            self._seen, self._since = found, time.monotonic()
+        return time.monotonic() - self._since
+
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            found = self._marker.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from pipeline.config import JSON
 from pipeline.files import write_json
 from pipeline.provenance import utc_now
 
@@ -70,7 +70,9 @@ class Progress:
         self._console = console
         self._is_terminal = console and sys.stderr.isatty()
         self._bar: RichProgress | None = None
-        self._latest: dict[str, Any] | None = None
+        self.latest: JSON | None = None
+        """The last update: done, total, unit; None before the first."""
+        self._is_written = True
         self._next_line = 0.0
         self._next_state = 0.0
 
@@ -83,22 +85,23 @@ class Progress:
         elif self._console and (now >= self._next_line or done == total):
             self._next_line = now + PLAIN_SECONDS
             _logger.info("%-8s %s %d/%d  %s", self._stage, unit, done, total, shown)
-        self._latest = {"done": done, "total": total, "unit": unit, "utc": utc_now()}
-        self._latest["figures"] = figures
+        self.latest = {"done": done, "total": total, "unit": unit, "utc": utc_now()}
+        self.latest["figures"] = figures
+        self._is_written = False
         if now >= self._next_state or done == total:
             self._next_state = now + STATE_SECONDS
             self._write_state()
 
     def _write_state(self) -> None:
-        if self._state is not None and self._latest is not None:
+        if self._state is not None and not self._is_written:
             try:
                 self._state.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._state, self._latest)
+                write_json(self._state, self.latest)
             except (
                 OSError
             ) as error:  # only a display: the stage's own writes say what a full disk means
                 _logger.warning("%s: not written (%s)", self._state, error)
-            self._latest = None
+            self._is_written = True
 
     def _draw(self, done: int, total: int, unit: str, shown: str) -> None:
         if self._bar is None:

@@ -21,11 +21,13 @@ from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
     World,
     job_id,
+    limit_threads,
     quiet_libraries,
     show_gpus,
     thread_count,
     timeout_seconds,
     use_large_pages,
+    use_one_gpu,
 )
 from pipeline.errors import (
     EXIT_DONE,
@@ -36,11 +38,20 @@ from pipeline.errors import (
     storage_error,
 )
 from pipeline.files import write_atomic
+from pipeline.join import join
 from pipeline.launch import is_lost_peer, write_error
 from pipeline.log import Progress, start_logging
-from pipeline.planner import Action, plan, select
+from pipeline.planner import Action, Decision, plan, select
 from pipeline.preemption import StopFlag
-from pipeline.runner import HashCache, Session, call_stage, commit, record_preemption, refuse_stale
+from pipeline.runner import (
+    HashCache,
+    Session,
+    call_stage,
+    commit,
+    record_preemption,
+    refuse_stale,
+    run_stage,
+)
 from pipeline.stage import Execution, Launch, Recipe, Stage
 
 _TIMED_OUT = re.compile("timed? ?out", re.I)
@@ -101,15 +112,16 @@ def _run(
     run_dir = require_run_dir(options.run_dir)
     recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
     stage = select(stages, options.stage, options.stage)[0]
-    if stage.launch is not Launch.GROUP and world.size > 1:
-        raise ConfigError(
-            f"{stage.name} is no stage for a group of ranks: use `sumpipe run --processes {world.size}`"
-        )
+    threads = thread_count()
+    profile = find_profile(options.ds_config)
+    if stage.launch is not Launch.GROUP:
+        presence.mark(f"the start of {stage.name}")
+        _share(stages, recipe_type, stage, run_dir, Execution(1, threads, profile), world, stop)
+        return
     if options.supervisor is not None:
         stop.watch_supervisor(options.supervisor)
-    threads = thread_count()
     started = time.monotonic()
-    execution = Execution(world.size, threads, find_profile(options.ds_config))
+    execution = Execution(world.size, threads, profile)
     presence.mark("the rendezvous")
     with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
         presence.mark(f"the start of {stage.name}")
@@ -118,6 +130,40 @@ def _run(
         if payload is None:
             return
         _to_commit(stage, payload, session, world, started)
+
+
+def _share(
+    stages: Sequence[Stage],
+    recipe_type: type[Recipe],
+    stage: Stage,
+    run_dir: RunDir,
+    execution: Execution,
+    world: World,
+    stop: StopFlag,
+) -> None:
+    """Carry a stage without a group out: rank 0 holds the run and commits, the others help with shards.
+
+    Raises:
+        ConfigError: If there are others and nothing to help with.
+    """
+    use_one_gpu(world.local_rank)
+    limit_threads(execution.threads)
+    if not world.is_first:
+        # Stopped, it leaves as if all were done: a launcher takes another exit code for a failure and
+        # kills rank 0, which has yet to finish its shard and to say that it was preempted.
+        with contextlib.suppress(Preempted):
+            join(stage, recipe_type, run_dir, execution, stop)
+        return
+    if world.size > 1:
+        stage.sharder()
+    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
+    with lease.hold(run_dir, job_id()) as token:
+        session = Session(recipe, run_dir, execution, stop, token, __name__)
+        decision = _decision(stages, stage, session)
+        if decision.action is Action.SKIP:
+            _logger.info("%s is done already", stage.name)
+        else:
+            run_stage(decision, session)
 
 
 @contextlib.contextmanager
@@ -138,18 +184,29 @@ def _payload(
     if collectives.is_first():
         payload = session.run_dir.partial_payload(stage.name) if is_supervised else None
         if payload is None:
-            cache = HashCache(session.run_dir.hash_cache)
-            decisions = plan(stages, session.recipe, session.run_dir, cache, [stage])
-            refuse_stale(decisions, session.run_dir)
-            if decisions[0].action is Action.BLOCKED:
-                raise ConfigError(f"{stage.name}: {decisions[0].reason}")
-            if decisions[0].action is not Action.SKIP:
-                payload = decisions[0].payload
+            decision = _decision(stages, stage, session)
+            if decision.action is not Action.SKIP:
+                payload = decision.payload
                 session.run_dir.open_partial(stage.name, payload)
     agreed = collectives.broadcast(payload)
     if agreed is None:
         _logger.info("%s is done already", stage.name)
     return agreed
+
+
+def _decision(stages: Sequence[Stage], stage: Stage, session: Session) -> Decision:
+    """Plan one stage.
+
+    Raises:
+        StaleArtifact: If it was made with other settings.
+        ConfigError: If what it reads is not there.
+    """
+    cache = HashCache(session.run_dir.hash_cache)
+    decisions = plan(stages, session.recipe, session.run_dir, cache, [stage])
+    refuse_stale(decisions, session.run_dir)
+    if decisions[0].action is Action.BLOCKED:
+        raise ConfigError(f"{stage.name}: {decisions[0].reason}")
+    return decisions[0]
 
 
 def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, started: float) -> None:
@@ -160,7 +217,7 @@ def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, star
         metrics = call_stage(stage, payload, session, world, progress)
     except Preempted as stopped:
         if world.is_first:
-            record_preemption(session.run_dir, stage.name, str(stopped))
+            record_preemption(session.run_dir, stage.name, str(stopped), progress.latest)
         # Leave together: the first early exit makes a launcher kill the others.
         collectives.barrier()
         raise

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline import lease, provenance
 from pipeline.artifact import Artifact, RunDir
-from pipeline.config import JSON
-from pipeline.distributed.world import World, job_id
+from pipeline.config import JSON, fingerprint
+from pipeline.distributed.world import World, job_id, job_restarts
 from pipeline.errors import CorruptArtifact, PipelineError, Preempted, StaleArtifact
 from pipeline.files import probe_storage, read_json, sha256_file, write_json
 from pipeline.launch import launch_group
@@ -93,7 +93,8 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
     _logger.info("%-8s %ss: %s", stage.name, decision.action.lower(), decision.reason)
     session.guard()
     if session.stop.reason:
-        record_preemption(run_dir, stage.name, f"stopped by {session.stop.reason} before it began")
+        reason = f"stopped by {session.stop.reason} before it began"
+        record_preemption(run_dir, stage.name, reason, None)
         session.stop.check()
     started = time.monotonic()
     run_dir.preempted.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
             )
         except Preempted as stopped:
             if not run_dir.preempted.is_file():  # the ranks had not begun, or had no time to say so
-                record_preemption(run_dir, stage.name, str(stopped))
+                record_preemption(run_dir, stage.name, str(stopped), None)
             raise
         artifact = run_dir.artifact(stage.name)
         if artifact is None:
@@ -129,7 +130,7 @@ def _run_here(decision: Decision, session: Session) -> Artifact:
     try:
         metrics = call_stage(stage, decision.payload, session, World(), progress)
     except Preempted as stopped:
-        record_preemption(session.run_dir, stage.name, str(stopped))
+        record_preemption(session.run_dir, stage.name, str(stopped), progress.latest)
         raise
     finally:
         progress.close()
@@ -139,7 +140,25 @@ def _run_here(decision: Decision, session: Session) -> Artifact:
 def call_stage(
     stage: Stage, payload: JSON, session: Session, world: World, progress: Progress
 ) -> Metrics:
-    """Open the inputs and call the stage's function in this process; the same on every rank.
+    """Call the stage's function in this process; the same on every rank.
+
+    Raises:
+        StaleArtifact: If an input is not the one that was planned with.
+    """
+    context = stage_context(stage, payload, session, world, progress)
+    try:
+        return stage.load()(getattr(session.recipe, stage.name), context)
+    except (PipelineError, OSError):
+        raise
+    except Exception:
+        probe_storage(context.work)  # libraries report a full disk as errors of their own
+        raise
+
+
+def stage_context(
+    stage: Stage, payload: JSON, session: Session, world: World, progress: Progress
+) -> StageContext:
+    """Open a stage's inputs for work in this process.
 
     Raises:
         StaleArtifact: If an input is not the one that was planned with.
@@ -151,9 +170,10 @@ def call_stage(
             path = session.run_dir.committed(name)
             raise StaleArtifact(f"{path}: was removed or remade after {stage.name} was planned")
         inputs[name] = artifact
-    context = StageContext(
+    return StageContext(
         inputs=inputs,
         work=session.run_dir.partial(stage.name),
+        fingerprint=fingerprint(payload),
         recipe_name=session.recipe.name,
         seed=session.recipe.seed,
         world=world,
@@ -162,13 +182,6 @@ def call_stage(
         progress=progress,
         guard=session.guard,
     )
-    try:
-        return stage.load()(getattr(session.recipe, stage.name), context)
-    except (PipelineError, OSError):
-        raise
-    except Exception:
-        probe_storage(context.work)  # libraries report a full disk as errors of their own
-        raise
 
 
 def commit(
@@ -191,7 +204,14 @@ def commit(
     return session.run_dir.commit(stage.name, payload, metrics, record)
 
 
-def record_preemption(run_dir: RunDir, stage: str, reason: str) -> None:
-    """Leave word that `stage` stopped on request with its work committed."""
-    record = {"stage": stage, "reason": reason, "job": job_id()}
-    write_json(run_dir.preempted, {**record, "utc": provenance.utc_now()})
+def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON | None) -> None:
+    """Leave word that `stage` stopped on request with its work committed, for whoever starts it again."""
+    record = {
+        "stage": stage,
+        "reason": reason,
+        "job": job_id(),
+        "restart_count": job_restarts(),
+        "progress": progress,
+        "utc": provenance.utc_now(),
+    }
+    write_json(run_dir.preempted, record)

@@ -7,6 +7,7 @@ done twice, it is the same file, also by workers on other hosts that see the sam
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.claim import LEASE_SECONDS, Claim
-from pipeline.errors import LaunchError, Preempted
+from pipeline.errors import LaunchError, Preempted, WorkIsGone
 from pipeline.preemption import StopFlag
 from pipeline.workers import POLL_SECONDS, begin_worker, portable
 
@@ -43,20 +44,28 @@ class ShardedWork(Protocol):
         """Whether its result is there, whoever made it."""
 
 
-def work_through(
-    work: ShardedWork,
-    shards: Sequence[int],
-    claims: Path,
-    processes: int,
-    threads: int,
-    stop: StopFlag,
-) -> Iterator[int]:
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Work that any number of processes may share."""
+
+    work: ShardedWork
+    count: int
+    """They are numbered from 0."""
+    claims: Path
+    """Folder for the claims, seen by all workers of these shards. It is there while they are wanted: the
+    process that holds the run makes it and removes it. Other work has another folder, so that a worker
+    left over from before, even one that was paused, finds no place to publish."""
+
+    def missing(self) -> list[int]:
+        """Return the shards that nobody has done."""
+        return [shard for shard in range(self.count) if not self.work.is_done(shard)]
+
+
+def work_through(shards: Shards, processes: int, threads: int, stop: StopFlag) -> Iterator[int]:
     """Do what is left of the shards; yields how many are done whenever more are.
 
     Args:
-        work: What to do.
-        shards: All shards, done or not.
-        claims: Folder for the claims, seen by all workers of these shards; made if it is not there.
+        shards: What to do.
         processes: Worker processes; with 1, the work is done in this one.
         threads: Threads of each worker.
         stop: Polled between shards. A shard in work is finished first; one that a worker process has not
@@ -64,18 +73,17 @@ def work_through(
 
     Raises:
         Preempted: If a stop was asked for.
-        LaunchError: If workers keep dying.
+        LaunchError: If workers keep dying; WorkIsGone if the folder of the claims went away.
     """
-    claims.mkdir(exist_ok=True)
-    missing = [shard for shard in shards if not work.is_done(shard)]
+    missing = shards.missing()
     if processes == 1 or len(missing) <= 1:
-        for left in claim_and_work(work, missing, claims, stop):
-            yield len(shards) - left
+        for left in claim_and_work(shards.work, missing, shards.claims, stop):
+            yield shards.count - left
         return
-    crew = _Crew(work, missing, claims, threads, min(processes, len(missing)))
+    crew = _Crew(shards.work, missing, shards.claims, threads, min(processes, len(missing)))
     try:
         for left in crew.supervise(stop):
-            yield len(shards) - left
+            yield shards.count - left
     finally:
         crew.dismiss()
 
@@ -93,7 +101,7 @@ def claim_and_work(
 
     Raises:
         Preempted: If a stop was asked for.
-        LaunchError: If the folder of the claims is gone: another process has finished or removed the work.
+        WorkIsGone: If the folder of the claims is.
     """
     left = list(shards)
     # Kept while a shard is another's: a holder's silence counts from when its contender first asked.
@@ -103,20 +111,32 @@ def claim_and_work(
         for shard in left[:]:
             stop.check()
             if not work.is_done(shard):
-                if not claims.is_dir():  # a claim would make it anew
-                    raise LaunchError(f"{claims}: is gone; another process has this work now")
-                if not claim[shard].take():
-                    continue
-                try:
-                    if not work.is_done(shard):
-                        begun(shard)
-                        work(shard)
-                finally:
-                    claim[shard].release()
+                with _unless_gone(claims):
+                    if not claim[shard].take():
+                        continue
+                    try:
+                        if not work.is_done(shard):
+                            begun(shard)
+                            work(shard)
+                    finally:
+                        claim[shard].release()
             left.remove(shard)
             yield len(left)
         if len(left) == before:
             time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _unless_gone(claims: Path) -> Iterator[None]:
+    """Raise WorkIsGone where a file is missing because the whole work is."""
+    if not claims.is_dir():  # a claim would make it anew
+        raise WorkIsGone(f"{claims}: is gone; another process has this work now")
+    try:
+        yield
+    except FileNotFoundError:
+        if claims.is_dir():
+            raise
+        raise WorkIsGone(f"{claims}: is gone; another process has this work now") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +14,10 @@ from pydantic import Field, StrictInt
 from pipeline.artifact import Artifact
 from pipeline.config import JSON, Config
 from pipeline.distributed.world import World
+from pipeline.errors import ConfigError
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
+from pipeline.shards import Shards, work_through
 
 Metrics = dict[str, Any]
 """Results of a stage; numbers, strings or None by a name that carries the unit."""
@@ -72,8 +74,23 @@ class StageContext:
     progress: Progress
     guard: Callable[[], None]
     """Call before publishing anything in `work`: raises if another process took the run over."""
+    fingerprint: str = ""
+    """Identity of what is made, for names that other work may not share."""
     recipe_name: str = "unnamed"
     """For people; not part of any identity."""
+
+    def share(self, shards: Shards) -> None:
+        """Do shards, together with whoever joins, until none is left.
+
+        Raises:
+            Preempted: If a stop was asked for.
+            LaunchError: If workers keep dying.
+        """
+        shards.claims.mkdir(parents=True, exist_ok=True)
+        execution = self.execution
+        for done in work_through(shards, execution.processes, execution.threads, self.stop):
+            self.guard()
+            self.progress.update(done, shards.count, "shard")
 
 
 class StageFunction(Protocol):
@@ -81,6 +98,13 @@ class StageFunction(Protocol):
 
     def __call__(self, config: Any, context: StageContext) -> Metrics:
         """Do the stage's work, or what is left of it."""
+
+
+class Sharder(Protocol):
+    """Gives the shards of a stage's work."""
+
+    def __call__(self, config: Any, context: StageContext) -> Iterable[Shards]:
+        """Yield the shards of one step after the other; those of a step may need what the last one made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +172,8 @@ class Stage:
     """`module:function` of a Forecaster that imports nothing heavy, for `plan`; None for no forecast."""
     probe: str | None = None
     """`module:function` of a Forecaster that tries it on this machine, for `plan --probe`."""
+    shards: str | None = None
+    """`module:function` of a Sharder: other processes, on any host, may help; None if it is done by one."""
 
     def payload(self, recipe: Recipe, inputs: Mapping[str, str], hash_file: HashFile) -> JSON:
         """Return what identifies this stage's output.
@@ -169,6 +195,12 @@ class Stage:
     def load(self) -> StageFunction:
         """Import the stage's function."""
         return cast(StageFunction, _imported(self.entry))
+
+    def sharder(self) -> Sharder:
+        """Import what gives the stage's shards."""
+        if self.shards is None:
+            raise ConfigError(f"{self.name}: is done by one process; nobody can help with it")
+        return cast(Sharder, _imported(self.shards))
 
 
 def forecaster(entry: str) -> Forecaster:

@@ -22,7 +22,13 @@ STAGES = (
         probe="stages.finetune.probe:probe",
     ),
     Stage("export", 2, ("fetch", "encode", "finetune"), "stages.export.run:run"),
-    Stage("generate", 2, ("encode", "export"), "stages.generate.run:run"),
+    Stage(
+        "generate",
+        2,
+        ("encode", "export"),
+        "stages.generate.run:run",
+        shards="stages.generate.run:shards",
+    ),
     Stage("score", 2, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),
     Stage(
         "report",

@@ -112,6 +112,11 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
+def job_restarts() -> int:
+    """Return how often the scheduler has started this job again; 0 outside a job."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
 def visible_gpus() -> list[str]:
     """Name the NVIDIA GPUs that this process may use, without importing torch."""
     present = [node.name[6:] for node in Path("/dev").glob("nvidia[0-9]*")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import shutil
 import uuid
@@ -14,7 +15,7 @@ import torch
 
 from pipeline.errors import CorruptArtifact
 from pipeline.files import publish
-from pipeline.shards import work_through
+from pipeline.shards import Shards
 from pipeline.stage import Metrics, StageContext
 from stages.generate.config import GenerateConfig
 from stages.generate.engine import Summarizer
@@ -31,7 +32,7 @@ class ShardWork:
     config: GenerateConfig
     model: Path
     encoded: Path
-    shards: Path
+    folder: Path
     threads: int
 
     def __call__(self, shard: int) -> None:
@@ -40,7 +41,7 @@ class ShardWork:
         summarizer = _summarizer(self.model, self.config)
         sources = EncodedSources(self.encoded).rows(shard, self.config.shard_rows)
         # A name of its own: another worker, here or elsewhere, may have the same shard in hand.
-        unfinished = self.shards / f".{uuid.uuid4().hex}"
+        unfinished = self.folder / f".{uuid.uuid4().hex}"
         batch_size = self.config.batch_size
         setting = f"generate.batch_size (now {batch_size})"
         write_jsonl(unfinished, summarizer.summarize(sources, batch_size, setting))
@@ -52,7 +53,7 @@ class ShardWork:
 
     def path(self, shard: int) -> Path:
         """Return where a shard's predictions are."""
-        return self.shards / f"{shard:05d}.jsonl"
+        return self.folder / f"{shard:05d}.jsonl"
 
 
 @functools.lru_cache(maxsize=1)
@@ -66,9 +67,8 @@ def run(config: GenerateConfig, context: StageContext) -> Metrics:
     if not path.exists():
         _decode_shards(config, context, path)
     context.guard()
-    for name in ("shards", "claims"):
-        if (context.work / name).exists():
-            shutil.rmtree(context.work / name)
+    if _folder(context).exists():
+        shutil.rmtree(_folder(context))
     failed = context.work / "failed.jsonl"
     write_jsonl(failed, (one for one in read_jsonl(path, Prediction) if one.score is None))
     metrics = _metrics(path)
@@ -99,33 +99,45 @@ def _metrics(path: Path) -> Metrics:
     }
 
 
+def shards(config: GenerateConfig, context: StageContext) -> Iterator[Shards]:
+    """Yield the one step of the work: the split, cut by the recipe."""
+    work = _work(config, context)
+    count = -(-len(EncodedSources(work.encoded)) // config.shard_rows)
+    yield Shards(work, count, work.folder / "claims")
+
+
+def _work(config: GenerateConfig, context: StageContext) -> ShardWork:
+    return ShardWork(
+        config,
+        context.inputs["export"].directory("model"),
+        context.inputs["encode"].directory(config.split),
+        _folder(context),
+        context.execution.threads,
+    )
+
+
+def _folder(context: StageContext) -> Path:
+    return context.work / f"shards-{context.fingerprint[:12]}"
+
+
 def _decode_shards(config: GenerateConfig, context: StageContext, path: Path) -> None:
-    encoded = context.inputs["encode"].directory(config.split)
-    model = context.inputs["export"].directory("model")
-    shards = context.work / "shards"
-    shards.mkdir(exist_ok=True)
-    sources = EncodedSources(encoded)
-    count = -(-len(sources) // config.shard_rows)
-    processes, threads = context.execution.processes, context.execution.threads
-    work = ShardWork(config, model, encoded, shards, threads)
-    claims = context.work / "claims"
-    for done in work_through(work, range(count), claims, processes, threads, context.stop):
-        context.guard()
-        context.progress.update(done, count, "shard")
-    write_jsonl(path, _joined(work, count, sources.ids()))
+    for step in shards(config, context):
+        context.share(step)
+    work = _work(config, context)
+    write_jsonl(path, _joined(work, EncodedSources(work.encoded).ids()))
 
 
-def _joined(work: ShardWork, count: int, expected: Iterator[str]) -> Iterator[Prediction]:
+def _joined(work: ShardWork, expected: Iterator[str]) -> Iterator[Prediction]:
     """Read the shards in order; every source must have exactly one prediction, at its place.
 
     Raises:
         CorruptArtifact: At the first id that is not where it belongs.
     """
-    for number in range(count):
+    for number in itertools.takewhile(work.is_done, itertools.count()):
         file = work.path(number)
         for prediction in read_jsonl(file, Prediction):
             if prediction.id != (wanted := next(expected, None)):
                 raise CorruptArtifact(f"{file}: found {prediction.id} where {wanted} belongs")
             yield prediction
     if (wanted := next(expected, None)) is not None:
-        raise CorruptArtifact(f"{work.shards}: no prediction for {wanted}")
+        raise CorruptArtifact(f"{work.folder}: no prediction for {wanted}")

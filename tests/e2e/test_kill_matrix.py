@@ -38,7 +38,7 @@ MOMENTS = {
     "finetune, after a checkpoint": ("finetune", is_there(f"{CHECKPOINTS}/update_00000030")),
     "finetune, in a checkpoint": ("finetune", is_there(f"{CHECKPOINTS}/update_00000030.partial/*")),
     "export, the weights written": ("export", is_there("export.partial/model/*.safetensors")),
-    "generate, after a shard": ("generate", is_there("generate.partial/shards/00001.jsonl")),
+    "generate, after a shard": ("generate", is_there("generate.partial/shards-*/00001.jsonl")),
     "score, started": ("score", is_there("score.partial/payload.json")),
     "report, started": ("report", is_there("report.partial/payload.json")),
 }
@@ -90,7 +90,7 @@ def test_killed_eight_times_on_its_way_one_run_still_ends_right(
         f"{CHECKPOINTS}/update_00000015",
         f"{CHECKPOINTS}/update_00000045.partial/*",
         "export.partial/model/*.safetensors",
-        "generate.partial/shards/00001.jsonl",
+        "generate.partial/shards-*/00001.jsonl",
         "score.partial/payload.json",
     )
     for moment in on_the_way:

@@ -1,15 +1,19 @@
 """A graph a -> b -> c for tests of the engine; b works in units and can be stopped, killed, held up.
 
+SHARING is another one, of one stage that several processes may share.
+
 Also a command line (`python -m tests.fakes.toy_stages run ...`) and work for shard tests.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +24,7 @@ from pipeline.cli import main
 from pipeline.config import EXECUTION_ONLY, JSON, Config
 from pipeline.errors import DataError
 from pipeline.files import write_atomic
+from pipeline.shards import Shards
 from pipeline.stage import HashFile, Metrics, Recipe, Stage, StageContext
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -48,6 +53,16 @@ class CConfig(Config):
     scale: float = 2.0
     complaint: Annotated[str | None, EXECUTION_ONLY] = None
     """Fail with this message."""
+
+
+class SConfig(Config):
+    count: StrictInt = 12
+    seconds: Annotated[float, EXECUTION_ONLY] = 0.2
+    """Time that a shard takes."""
+
+
+class SharingRecipe(Recipe):
+    s: SConfig = SConfig()
 
 
 class ToyRecipe(Recipe):
@@ -150,6 +165,32 @@ class Squares:
         return (self.folder / f"{shard:03d}.txt").exists()
 
 
+def run_s(config: SConfig, context: StageContext) -> Metrics:
+    for step in shards_s(config, context):
+        context.share(step)
+    folder = context.work / f"shards-{context.fingerprint}"
+    squares = [int(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]
+    (context.work / "squares.txt").write_text(f"{squares}\n", encoding="utf-8")
+    shutil.rmtree(folder)
+    return {"squares": len(squares)}
+
+
+def shards_s(config: SConfig, context: StageContext) -> Iterator[Shards]:
+    folder = context.work / f"shards-{context.fingerprint}"
+    yield Shards(Squares(folder, config.seconds), config.count, folder / "claims")
+
+
+SHARING = (
+    Stage(
+        "s",
+        1,
+        (),
+        "tests.fakes.toy_stages:run_s",
+        shards="tests.fakes.toy_stages:shards_s",
+    ),
+)
+
+
 class Deadly(Squares):
     """Dies in shard 1 without a word."""
 
@@ -182,4 +223,8 @@ class Complaining(Squares):
 
 
 if __name__ == "__main__":
-    sys.exit(main(STAGES, ToyRecipe, rank_module="tests.fakes.toy_stages", about="Toys"))
+    graph: tuple[Sequence[Stage], type[Recipe]] = (STAGES, ToyRecipe)
+    if sys.argv[1] == "sharing":
+        graph = (SHARING, SharingRecipe)
+        del sys.argv[1]
+    sys.exit(main(*graph, rank_module="tests.fakes.toy_stages", about="Toys"))

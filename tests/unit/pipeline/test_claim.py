@@ -68,5 +68,6 @@ def test_a_shard_whose_taker_died_at_once_is_done(
     claims = tmp_path / "claims"
     claims.mkdir()
     (claims / "00001.lease").touch()
-    assert list(shards.work_through(Squares(tmp_path), range(3), claims, 1, 1, StopFlag()))[-1] == 3
+    work = shards.Shards(Squares(tmp_path), 3, claims)
+    assert list(shards.work_through(work, 1, 1, StopFlag()))[-1] == 3
     assert (tmp_path / "001.txt").read_text(encoding="utf-8") == "1\n"

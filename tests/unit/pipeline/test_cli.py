@@ -36,6 +36,7 @@ OPTIONS = {
         "recipe", "--run-dir", "--set", "--from", "--to", "--only", "--restart-from",
         "--processes", "--ds-config", "--dry-run",
     },
+    "join": {"run_dir", "stage", "--processes"},
     "plan": {
         "recipe", "--run-dir", "--set", "--processes", "--ds-config", "--probe", "--json",
     },

@@ -18,7 +18,7 @@ import pytest
 import pipeline.shards
 from pipeline.errors import DataError, LaunchError, Preempted
 from pipeline.preemption import StopFlag
-from pipeline.shards import work_through
+from pipeline.shards import Shards, work_through
 from tests.fakes.toy_stages import Complaining, Deadly, Squares, Unspeakable
 
 SHARDS = range(6)
@@ -31,9 +31,14 @@ def results(folder: Path) -> dict[str, str]:
 SQUARES = {f"{shard:03d}.txt": f"{shard * shard}\n" for shard in SHARDS}
 
 
-def through(work: Squares, processes: int, stop: StopFlag | None = None) -> Iterator[int]:
+def shards_of(work: Squares) -> Shards:
     claims = work.folder / "claims"
-    return work_through(work, SHARDS, claims, processes, 1, stop or StopFlag())
+    claims.mkdir(exist_ok=True)
+    return Shards(work, len(SHARDS), claims)
+
+
+def through(work: Squares, processes: int, stop: StopFlag | None = None) -> Iterator[int]:
+    return work_through(shards_of(work), processes, 1, stop or StopFlag())
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -42,16 +47,16 @@ def test_every_shard_is_done_whoever_does_it(processes: int, tmp_path: Path) -> 
     assert counts == sorted(set(counts))
     assert counts[-1] == len(SHARDS)
     assert results(tmp_path) == SQUARES
-    assert len(list(tmp_path.glob("*.begun.*"))) == len(SHARDS)  # none twice
+    assert len(list(tmp_path.glob("[0-9]*.begun.*"))) == len(SHARDS)  # none twice
     assert list((tmp_path / "claims").iterdir()) == []
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     list(through(Squares(tmp_path), 1))
-    for path in tmp_path.glob("*.begun.*"):
+    for path in tmp_path.glob("[0-9]*.begun.*"):
         path.unlink()
     assert list(through(Squares(tmp_path), 2)) == []
-    assert not list(tmp_path.glob("*.begun.*"))
+    assert not list(tmp_path.glob("[0-9]*.begun.*"))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -64,7 +69,7 @@ def test_a_stop_between_shards_keeps_what_is_finished(processes: int, tmp_path: 
         list(progress)
     found = results(tmp_path)
     assert 1 <= len(found) < len(SHARDS)
-    assert len(list(tmp_path.glob("*.begun.*"))) == len(found)  # those in hand were finished
+    assert len(list(tmp_path.glob("[0-9]*.begun.*"))) == len(found)  # those in hand were finished
     assert found.items() <= SQUARES.items()
 
 
@@ -110,7 +115,7 @@ def begun_by(folder: Path) -> dict[str, psutil.Process]:
     """Who works on the shards that are not done, by shard."""
     return {
         path.name[:3]: psutil.Process(int(path.name.rpartition(".")[2]))
-        for path in folder.glob("*.begun.*")
+        for path in folder.glob("[0-9]*.begun.*")
         if not (folder / f"{path.name[:3]}.txt").exists()
         and psutil.pid_exists(int(path.name.rpartition(".")[2]))
     }
@@ -162,18 +167,22 @@ from tests.fakes.toy_stages import Squares
 pipeline.shards.LEASE_SECONDS = 3.0
 folder = Path(sys.argv[1])
 work = Squares(folder, seconds=1.0)
-list(pipeline.shards.work_through(work, range(6), folder / "claims", 1, 1, StopFlag()))
+shards = pipeline.shards.Shards(work, 6, folder / "claims")
+shards.claims.mkdir(exist_ok=True)
+list(pipeline.shards.work_through(shards, 1, 1, StopFlag()))
 """
 
 PARENT = """
 import sys
 from pathlib import Path
 from pipeline.preemption import StopFlag
-from pipeline.shards import work_through
+from pipeline.shards import Shards, work_through
 from tests.fakes.toy_stages import Squares
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    list(work_through(Squares(folder, seconds=60), range(6), folder / "claims", 2, 1, StopFlag()))
+    shards = Shards(Squares(folder, seconds=60), 6, folder / "claims")
+    shards.claims.mkdir()
+    list(work_through(shards, 2, 1, StopFlag()))
 """
 
 
@@ -191,10 +200,11 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     folder.mkdir()
     with subprocess.Popen([sys.executable, str(script), str(folder)]) as parent:
         deadline = time.monotonic() + 20
-        while len(list(folder.glob("*.begun.*"))) < 2 and time.monotonic() < deadline:
+        while len(list(folder.glob("[0-9]*.begun.*"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         workers = [
-            psutil.Process(int(path.name.rpartition(".")[2])) for path in folder.glob("*.begun.*")
+            psutil.Process(int(path.name.rpartition(".")[2]))
+            for path in folder.glob("[0-9]*.begun.*")
         ]
         os.kill(parent.pid, signal.SIGKILL)
     assert len(workers) == 2

@@ -157,7 +157,7 @@ def test_interrupted_and_one_shard_lost_it_gives_the_same_bytes(
     with pytest.raises(Preempted, match="SIGTERM"):
         run(CONFIG, new_context(finished, tmp_path, stop_after=2))
     assert not (tmp_path / "predictions.jsonl").exists()
-    shards = sorted((tmp_path / "shards").iterdir())
+    shards = sorted(tmp_path.glob("shards-*/*.jsonl"))
     assert [shard.name for shard in shards] == ["00000.jsonl", "00001.jsonl"]
     shards[0].unlink()
     kept = shards[1].stat().st_mtime_ns
@@ -181,9 +181,9 @@ def test_finished_predictions_are_not_made_again(
 def test_a_shard_that_does_not_fit_is_refused(
     finished: RunDir, expected: bytes, tmp_path: Path, lines: int
 ) -> None:
-    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards-").mkdir()
     content = b"".join(expected.splitlines(keepends=True)[:lines])
-    (tmp_path / "shards" / "00000.jsonl").write_bytes(content)
+    (tmp_path / "shards-" / "00000.jsonl").write_bytes(content)
     with pytest.raises(CorruptArtifact, match=r"00001\.jsonl: found row-3 where row-"):
         run(CONFIG, new_context(finished, tmp_path))
     assert not (tmp_path / "predictions.jsonl").exists()

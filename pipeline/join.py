@@ -1,0 +1,102 @@
+"""Help with the shards of a stage that another process carries out, from any host that sees the run.
+
+The helper holds nothing but the shards it has claimed, and publishes only whole ones: it may come, go and
+be killed at any moment. What it makes depends on the recipe alone, which it compares with the run's first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+from pipeline.artifact import RunDir
+from pipeline.config import JSON, diff, load_yaml, validate
+from pipeline.distributed.world import World, timeout_seconds
+from pipeline.errors import LaunchError, WorkIsGone
+from pipeline.lease import Silence
+from pipeline.log import Progress
+from pipeline.preemption import StopFlag
+from pipeline.runner import HashCache, Session, stage_context
+from pipeline.shards import work_through
+from pipeline.stage import Execution, Recipe, Stage
+from pipeline.workers import POLL_SECONDS
+
+_logger = logging.getLogger(__name__)
+
+
+def join(
+    stage: Stage,
+    recipe_type: type[Recipe],
+    run_dir: RunDir,
+    execution: Execution,
+    stop: StopFlag,
+) -> None:
+    """Do shards of a stage as long as there are any; returns when the stage is committed.
+
+    Args:
+        stage: A stage that has shards.
+        recipe_type: The recipe with one section a stage.
+        run_dir: The run; it need not be there yet.
+        execution: Processes and threads to help with.
+        stop: Polled between shards.
+
+    Raises:
+        ConfigError: If the stage has no shards.
+        Preempted: If a stop was asked for.
+        LaunchError: If nobody has held the run for SUMPIPE_TIMEOUT_SECONDS, or it makes something else.
+    """
+    stage.sharder()
+    silence, limit = Silence(run_dir), timeout_seconds()
+    while not run_dir.committed(stage.name).is_dir():
+        stop.check()
+        if silence.seconds() > limit:
+            raise LaunchError(
+                f"{run_dir.root}: nobody has worked here for {limit} s, so {stage.name} will not end; start "
+                "`sumpipe run` there, or raise SUMPIPE_TIMEOUT_SECONDS if it is only slow to start"
+            )
+        payload = run_dir.partial_payload(stage.name)
+        if payload is not None:
+            try:
+                _help(stage, recipe_type, run_dir, payload, execution, stop)
+            except WorkIsGone as gone:
+                _logger.info("%-8s %s", stage.name, gone)
+        time.sleep(POLL_SECONDS)
+
+
+def _help(
+    stage: Stage,
+    recipe_type: type[Recipe],
+    run_dir: RunDir,
+    payload: JSON,
+    execution: Execution,
+    stop: StopFlag,
+) -> None:
+    """Do what is left of each step, as soon as its shards are wanted.
+
+    Raises:
+        WorkIsGone: If the work was finished or removed meanwhile.
+    """
+    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
+    ours = stage.payload(recipe, payload["inputs"], HashCache(run_dir.hash_cache))
+    if changes := diff(payload, ours):
+        raise LaunchError(
+            f"{run_dir.partial(stage.name)}: this process would make something else ({changes[0]}); help "
+            "with the same version of sumpipe as the one that holds the run"
+        )
+
+    def guard() -> None:
+        if run_dir.partial_payload(stage.name) != payload:
+            raise WorkIsGone(f"{run_dir.partial(stage.name)}: is gone")
+
+    session = Session(recipe, run_dir, execution, stop, token="", rank_module="")
+    progress = Progress(stage.name, None, console=False)
+    context = stage_context(stage, payload, session, World(), progress)
+    context = dataclasses.replace(context, guard=guard)
+    for shards in stage.sharder()(getattr(recipe, stage.name), context):
+        while not shards.claims.is_dir():
+            stop.check()
+            guard()
+            time.sleep(POLL_SECONDS)
+        for done in work_through(shards, execution.processes, execution.threads, stop):
+            _logger.info("%-8s shard %d/%d, as a helper", stage.name, done, shards.count)

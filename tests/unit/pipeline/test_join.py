@@ -1,0 +1,103 @@
+"""Helpers on other hosts: what they may do to a run is to make it faster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.toy_stages import start
+
+SQUARES = f"{[number**2 for number in range(12)]}\n"
+
+
+def run(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return start("sharing", "run", folder / "recipe.yaml", "--run-dir", folder / "run", *more)
+
+
+def join(folder: Path) -> subprocess.Popen[str]:
+    return start("sharing", "join", folder / "run", "s")
+
+
+def done_by(folder: Path, process: subprocess.Popen[str]) -> list[str]:
+    return [path.name for path in folder.glob(f"run/s.partial/shards-*/*.begun.{process.pid}")]
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text("name: toy\ns: {seconds: 0.4}\n", encoding="utf-8")
+    return tmp_path
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, words = process.communicate(timeout=40)
+    return process.returncode, words
+
+
+def squares(folder: Path) -> str:
+    return (folder / "run" / "s" / "squares.txt").read_text(encoding="utf-8")
+
+
+def test_helpers_share_the_shards_also_when_one_is_killed_and_one_is_stopped(folder: Path) -> None:
+    holder = run(folder)
+    wait_until((folder / "run" / "recipe.yaml").exists)
+    helpers = [join(folder) for _ in range(3)]
+    wait_until(lambda: all(done_by(folder, helper) for helper in helpers))
+    os.kill(helpers[0].pid, signal.SIGKILL)  # with a shard in hand
+    helpers[0].communicate()  # one that is not reaped yet counts as alive until its lease is over
+    os.kill(helpers[1].pid, signal.SIGTERM)
+    code, words = ended(helpers[1])
+    assert (code, "all work so far is committed" in words) == (75, True)
+    assert ended(holder)[0] == 0
+    assert ended(helpers[2])[0] == 0
+    assert squares(folder) == SQUARES
+    assert ended(join(folder))[0] == 0  # nothing left to help with
+
+
+def test_helpers_go_on_without_the_holder_and_the_next_one_has_less_to_do(folder: Path) -> None:
+    holder = run(folder)
+    wait_until((folder / "run" / "recipe.yaml").exists)
+    helper = join(folder)
+    wait_until(lambda: done_by(folder, helper))
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    count = len(done_by(folder, helper))
+    wait_until(lambda: len(done_by(folder, helper)) > count + 1)
+    assert ended(run(folder))[0] == 0
+    assert ended(helper)[0] == 0
+    assert squares(folder) == SQUARES
+
+
+def test_a_helper_of_work_that_is_made_anew_otherwise_ends(folder: Path) -> None:
+    holder = run(folder, "--set", "s.seconds=3")
+    wait_until((folder / "run" / "recipe.yaml").exists)
+    helper = join(folder)
+    wait_until(lambda: done_by(folder, helper))  # in hand while all changes around it
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    again = run(folder, "--set", "s.count=5", "--restart-from", "s")
+    assert ended(again)[0] == 0
+    assert squares(folder) == f"{[number**2 for number in range(5)]}\n"
+    code, words = ended(helper)
+    assert code == 0, words
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"), [("s", "is not a run directory"), ("t", "unknown stage 't'")]
+)
+def test_what_cannot_be_helped_with_is_said(folder: Path, stage: str, words: str) -> None:
+    code, told = ended(start("sharing", "join", folder / "run", stage))
+    assert code == 2
+    assert words in told
