@@ -259,7 +259,7 @@ def _do(
         return
     for decision in todo:
         if decision.stage.check is not None:
-            decision.stage.check(getattr(asked.recipe, decision.stage.name), asked.execution)
+            decision.stage.check(decision.stage.config(asked.recipe), asked.execution)
     for stage in redo:
         place.require_removable(stage)
     place.root.mkdir(parents=True, exist_ok=True)
@@ -317,7 +317,7 @@ def _foreseen(
 ) -> tuple[list[Decision], Forecasts]:
     """Add what the stages that are to be done will take, as far as they can tell."""
     forecasts = {
-        stage.name: forecaster(stage.forecast)(getattr(recipe, stage.name), context)
+        stage.name: forecaster(stage.forecast)(stage.config(recipe), context)
         for stage, context in _to_do(decisions, recipe, run_dir, execution)
         if stage.forecast is not None
     }
@@ -333,7 +333,7 @@ def _probed(
         ConfigError: If there is none.
     """
     found = {
-        stage.name: forecaster(stage.probe)(getattr(recipe, stage.name), context)
+        stage.name: forecaster(stage.probe)(stage.config(recipe), context)
         for stage, context in _to_do(decisions, recipe, run_dir, execution)
         if stage.probe is not None
     }

@@ -93,7 +93,7 @@ def _help(
     progress = Progress(stage.name, None, console=False)
     context = stage_context(stage, payload, session, World(), progress)
     context = dataclasses.replace(context, guard=guard)
-    for shards in stage.sharder()(getattr(recipe, stage.name), context):
+    for shards in stage.sharder()(stage.config(recipe), context):
         while not shards.claims.is_dir():
             stop.check()
             guard()

@@ -147,7 +147,7 @@ def call_stage(
     """
     context = stage_context(stage, payload, session, world, progress)
     try:
-        return stage.load()(getattr(session.recipe, stage.name), context)
+        return stage.load()(stage.config(session.recipe), context)
     except (PipelineError, OSError):
         raise
     except Exception:

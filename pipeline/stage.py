@@ -165,6 +165,8 @@ class Stage:
     entry: str
     launch: Launch = Launch.LOCAL
     seeded: bool = False
+    settings: Callable[[Any], Config] | None = None
+    """Makes what the stage is given from the recipe; None for the section of its name."""
     identity: Identity | None = None
     check: Callable[[Any, Execution], None] | None = None
     """Raises ConfigError if the configuration cannot be carried out in this way; before any work."""
@@ -175,15 +177,20 @@ class Stage:
     shards: str | None = None
     """`module:function` of a Sharder: other processes, on any host, may help; None if it is done by one."""
 
+    def config(self, recipe: Recipe) -> Config:
+        """Return what the stage is given of the recipe: the whole of what it may depend on."""
+        section: Config = self.settings(recipe) if self.settings else getattr(recipe, self.name)
+        return section
+
     def payload(self, recipe: Recipe, inputs: Mapping[str, str], hash_file: HashFile) -> JSON:
         """Return what identifies this stage's output.
 
         Args:
-            recipe: The resolved recipe; only this stage's section (and the seed, if used) enters.
+            recipe: The resolved recipe; only what this stage is given (and the seed, if used) enters.
             inputs: Fingerprints of the input artifacts by stage name, which makes it a Merkle chain.
             hash_file: Hashes files that the section names.
         """
-        section: Config = getattr(recipe, self.name)
+        section = self.config(recipe)
         config = (
             self.identity(section, recipe.seed, hash_file) if self.identity else section.identity()
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.stage import Launch, Stage
 from stages.fetch.identity import identity as fetch_identity
 from stages.finetune.config import check_launch
+from stages.recipe import export_settings
 
 STAGES = (
     Stage("fetch", 1, (), "stages.fetch.run:run", identity=fetch_identity),
@@ -21,7 +22,13 @@ STAGES = (
         forecast="stages.finetune.forecast:forecast",
         probe="stages.finetune.probe:probe",
     ),
-    Stage("export", 2, ("fetch", "encode", "finetune"), "stages.export.run:run"),
+    Stage(
+        "export",
+        3,
+        ("fetch", "encode", "finetune"),
+        "stages.export.run:run",
+        settings=export_settings,
+    ),
     Stage(
         "generate",
         2,

@@ -6,8 +6,9 @@ from pydantic import model_validator
 
 from pipeline.stage import Recipe
 from stages.clean.config import CleanConfig
+from stages.decoding import DecodingRules
 from stages.encode.config import EncodeConfig
-from stages.export.config import ExportConfig
+from stages.export.config import ExportConfig, ExportSettings
 from stages.fetch.config import FetchConfig, ScratchModel
 from stages.finetune.config import FinetuneConfig
 from stages.generate.config import GenerateConfig
@@ -41,3 +42,9 @@ class SummarizationRecipe(Recipe):
                         f"{name} {length} is more than fetch.model.max_positions {positions}"
                     )
         return self
+
+
+def export_settings(recipe: SummarizationRecipe) -> ExportSettings:
+    """Return what export is given: its section, and how generate decodes."""
+    rules = {name: getattr(recipe.generate, name) for name in DecodingRules.model_fields}
+    return ExportSettings(**dict(recipe.export), decoding=DecodingRules(**rules))

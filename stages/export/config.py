@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.config import Config, Number
+from stages.decoding import DecodingRules
 
 
 class ExportConfig(Config):
@@ -14,3 +15,9 @@ class ExportConfig(Config):
 
     logit_tolerance: Annotated[Number, Field(gt=0)] = 1e-3
     """Largest difference from the trainer's logits, both in fp32, that is accepted."""
+
+
+class ExportSettings(ExportConfig):
+    """The same with what the exported model says of its use: the rules that `generate` states."""
+
+    decoding: DecodingRules

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BartForConditionalGeneration
+from transformers import BartForConditionalGeneration, GenerationConfig
 
 from pipeline.distributed.checkpoint import committed, newest_valid
 from pipeline.distributed.zero import full_state
 from pipeline.errors import CheckpointError, CorruptArtifact
 from pipeline.files import read_json
 from pipeline.stage import Metrics, StageContext
-from stages.export.config import ExportConfig
+from stages.decoding import PROFILE, as_hugging_face
+from stages.export.config import ExportSettings
 
 _PREFIX = "bart."
 _WEIGHT_FILES = (".safetensors", ".bin", ".index.json")
@@ -25,8 +26,8 @@ _WEIGHT_FILES = (".safetensors", ".bin", ".index.json")
 _logger = logging.getLogger(__name__)
 
 
-def run(config: ExportConfig, context: StageContext) -> Metrics:
-    """Write model/ (config, safetensors, tokenizer); its logits must be the trainer's at every step.
+def run(config: ExportSettings, context: StageContext) -> Metrics:
+    """Write model/ (weights, tokenizer, decoding rules); its logits must be the trainer's at every step.
 
     The newest checkpoint's weights are compared with what the trainer computed from them. Only then those
     that were chosen are put in their place, and the reloaded directory is compared with them.
@@ -46,6 +47,8 @@ def run(config: ExportConfig, context: StageContext) -> Metrics:
     from_trainer = _difference(_logits(model, probe), probe["logits_BTV"], probe)
     if chosen != [newest.update]:
         _fill(model, average_state([committed(checkpoints, update).folder for update in chosen]))
+    rules = as_hugging_face(config.decoding, model.config)
+    model.generation_config = GenerationConfig(**rules, **{PROFILE: config.decoding.profile})
     model.save_pretrained(model_folder)
     _copy_tokenizer(pretrained, model_folder)
     context.stop.check()

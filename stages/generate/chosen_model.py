@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.artifact import RunDir
 from pipeline.config import JSON, load_yaml, validate
 from pipeline.errors import ConfigError
+from stages.decoding import PROFILE
 from stages.generate.config import GenerateConfig, SearchConfig
 from stages.normalize import UnicodeForm
 
@@ -119,6 +120,10 @@ def _of_hugging_face(folder: Path, given: Mapping[str, Any]) -> ChosenModel:
                 f"{file}: forced_bos_token_id {first} is not the model's <s>, {bos}; no other can be forced"
             )
         settings["force_bos"] = True
+    if PROFILE in found:  # an export of ours, which states all of its rules
+        settings["profile"] = found[PROFILE]
+        settings["force_bos"] = "forced_bos_token_id" in found
+        settings["force_eos"] = "forced_eos_token_id" in found
     settings_from = str(file) if settings else f"defaults, none in {file.name}"
     search = _search(settings, given, settings_from, positions)
     not_used = tuple(

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BartForConditionalGeneration, GenerationConfig
 from transformers.generation.utils import GenerateEncoderDecoderOutput
 
+from stages.decoding import as_hugging_face
 from stages.generate.config import SearchConfig
 from stages.generate.decoding import Hypothesis
 
@@ -78,24 +79,10 @@ def _scores(output: GenerateEncoderDecoderOutput, settings: GenerationConfig) ->
 
 def generation_settings(config: SearchConfig, model_config: object) -> GenerationConfig:
     """Return Hugging Face's settings for ours; nothing is taken from the model's own defaults."""
-    ids = {
-        name: getattr(model_config, name)
-        for name in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
-    }
-    is_greedy = config.num_beams == 1
     return GenerationConfig(
-        **ids,
-        forced_bos_token_id=ids["bos_token_id"] if config.force_bos else None,
-        forced_eos_token_id=ids["eos_token_id"] if config.force_eos else None,
-        num_beams=config.num_beams,
+        **as_hugging_face(config, model_config),
         num_return_sequences=config.return_sequences,
-        do_sample=False,
-        min_length=config.min_length,
-        max_length=config.max_length,
-        length_penalty=config.length_penalty,
-        no_repeat_ngram_size=config.no_repeat_ngram_size,
-        early_stopping=config.early_stopping if not is_greedy else False,
         return_dict_in_generate=True,
         output_scores=True,
-        output_logits=is_greedy,
+        output_logits=config.num_beams == 1,
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, BartForConditionalGeneration
+from transformers import AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
 from pipeline.artifact import RunDir
 from pipeline.distributed.checkpoint import folder_name
@@ -20,14 +20,17 @@ from pipeline.files import record_tree, write_json
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
 from pipeline.stage import Execution, StageContext
-from stages.export.config import ExportConfig
+from stages.decoding import DecodingRules
+from stages.export.config import ExportSettings
 from stages.export.run import run
 from stages.fetch.config import ScratchModel
 from stages.fetch.scratch import new_model, train_bpe
+from stages.generate.chosen_model import choose_model
 
 torch.set_num_threads(1)
 
 State = dict[str, Tensor]
+RULES = DecodingRules()
 SMALL = ScratchModel(source="scratch", d_model=16, layers=1, heads=2, ffn=16, max_positions=32)
 
 
@@ -118,7 +121,7 @@ def test_the_exported_model_is_the_trained_one(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
 ) -> None:
     context = new_context(tmp_path, pretrained, trained)
-    metrics = run(ExportConfig(), context)
+    metrics = run(ExportSettings(decoding=RULES), context)
     exported = BartForConditionalGeneration.from_pretrained(context.work / "model")
     expected = trained.state_dict()
     for name, tensor in exported.state_dict().items():
@@ -132,7 +135,7 @@ def test_the_directory_has_all_that_hugging_face_needs(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
 ) -> None:
     context = new_context(tmp_path, pretrained, trained)
-    metrics = run(ExportConfig(), context)
+    metrics = run(ExportSettings(decoding=RULES), context)
     folder = context.work / "model"
     text = "a few words"
     expected = AutoTokenizer.from_pretrained(pretrained)(text)["input_ids"]
@@ -142,11 +145,36 @@ def test_the_directory_has_all_that_hugging_face_needs(
     assert metrics["model_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        DecodingRules(profile="fairseq", min_length=6, max_length=30, length_penalty=2.0),
+        DecodingRules(num_beams=1, max_length=9, force_bos=False, no_repeat_ngram_size=3),
+        DecodingRules(max_length=32, early_stopping="never", force_eos=False),
+    ],
+    ids=["fairseq", "greedy", "patient"],
+)
+def test_the_model_says_how_it_is_decoded(
+    rules: DecodingRules, tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    run(ExportSettings(decoding=rules), context)
+    folder = context.work / "model"
+    found = choose_model(folder, {}).search
+    assert (
+        DecodingRules(**{name: getattr(found, name) for name in DecodingRules.model_fields})
+        == rules
+    )
+    settings = GenerationConfig.from_pretrained(folder)  # what Hugging Face's own generate goes by
+    assert settings.num_beams == rules.num_beams
+    assert (settings.forced_bos_token_id == 0) == rules.force_bos
+
+
 def test_the_shared_embedding_is_stored_once(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
 ) -> None:
     context = new_context(tmp_path, pretrained, trained)
-    run(ExportConfig(), context)
+    run(ExportSettings(decoding=RULES), context)
     stored = load_file(context.work / "model" / "model.safetensors")
     shape = trained.model.shared.weight.shape
     assert [name for name, tensor in stored.items() if tensor.shape == shape] == [
@@ -177,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 ) -> None:
     context = new_context(tmp_path, pretrained, trained, change)
     with pytest.raises(CorruptArtifact, match=message):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
@@ -186,7 +214,7 @@ def test_weights_that_are_not_the_trainers_are_refused(
 ) -> None:
     context = new_context(tmp_path, pretrained, trained, lambda state: state[WEIGHT].fill_(value))
     with pytest.raises(CorruptArtifact, match="logit"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 def test_a_tied_weight_that_came_loose_is_refused(
@@ -196,7 +224,7 @@ def test_a_tied_weight_that_came_loose_is_refused(
         tmp_path, pretrained, trained, lambda state: state["bart.lm_head.weight"][20, 0].add_(1.0)
     )
     with pytest.raises(CorruptArtifact, match="logit"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 def test_the_tolerance_is_that_of_the_recipe(
@@ -204,8 +232,8 @@ def test_the_tolerance_is_that_of_the_recipe(
 ) -> None:
     context = new_context(tmp_path, pretrained, trained, lambda state: state[WEIGHT].add_(1e-3))
     with pytest.raises(CorruptArtifact, match="logit"):
-        run(ExportConfig(logit_tolerance=1e-9), context)
-    metrics = run(ExportConfig(logit_tolerance=10.0), context)
+        run(ExportSettings(decoding=RULES, logit_tolerance=1e-9), context)
+    metrics = run(ExportSettings(decoding=RULES, logit_tolerance=10.0), context)
     assert metrics["largest_logit_difference"] > 1e-9
 
 
@@ -218,17 +246,17 @@ def test_a_damaged_checkpoint_is_named(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="update_00000007"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 def test_a_rerun_writes_the_same_files(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
 ) -> None:
     context = new_context(tmp_path, pretrained, trained)
-    metrics = run(ExportConfig(), context)
+    metrics = run(ExportSettings(decoding=RULES), context)
     before = record_tree(context.work)
     (context.work / "model" / "leftover.txt").write_text("from an interrupted attempt")
-    assert run(ExportConfig(), context) == metrics
+    assert run(ExportSettings(decoding=RULES), context) == metrics
     assert record_tree(context.work) == before
 
 
@@ -248,7 +276,7 @@ def test_the_best_checkpoint_is_exported_and_not_the_newest(
 ) -> None:
     older = {update: like(pretrained, seed=10 + update) for update in (2, 4)}
     context = new_context(tmp_path, pretrained, trained, older=older, chosen=(4,))
-    metrics = run(ExportConfig(), context)
+    metrics = run(ExportSettings(decoding=RULES), context)
     found = exported(context)
     assert found.keys() == older[4].keys()
     for name, tensor in found.items():
@@ -273,7 +301,7 @@ def test_the_average_is_the_float64_mean_of_the_chosen(
         older=older,
         chosen=(2, 4, NEWEST),
     )
-    metrics = run(ExportConfig(logit_tolerance=1e9), context)
+    metrics = run(ExportSettings(decoding=RULES, logit_tolerance=1e9), context)
     assert metrics["updates"] == "2 4 7"
     found, parts = exported(context), (older[2], older[4], newest)
     for name, tensor in found.items():
@@ -296,7 +324,7 @@ def test_the_newest_is_compared_with_the_trainer_whatever_was_chosen(
         chosen=chosen,
     )
     with pytest.raises(CorruptArtifact, match="logit"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 def test_a_chosen_checkpoint_that_does_not_fit_is_refused(
@@ -305,7 +333,7 @@ def test_a_chosen_checkpoint_that_does_not_fit_is_refused(
     older = {4: {name: t for name, t in prefixed(trained).items() if name != WEIGHT}}
     context = new_context(tmp_path, pretrained, trained, older=older, chosen=(4,))
     with pytest.raises(CorruptArtifact, match=r"fc1\.weight: missing"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 def test_a_chosen_checkpoint_of_broken_weights_is_refused(
@@ -315,7 +343,7 @@ def test_a_chosen_checkpoint_of_broken_weights_is_refused(
     broken[WEIGHT].fill_(float("nan"))
     context = new_context(tmp_path, pretrained, trained, older={4: broken}, chosen=(4,))
     with pytest.raises(CorruptArtifact, match="nan"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
 
 
 @pytest.mark.parametrize("chosen", [(3,), (3, NEWEST)])
@@ -324,7 +352,7 @@ def test_a_chosen_checkpoint_that_is_missing_is_named(
 ) -> None:
     context = new_context(tmp_path, pretrained, trained, chosen=chosen)
     with pytest.raises(CheckpointError, match="update_00000003"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
     assert not (context.work / "model").exists()
 
 
@@ -338,4 +366,4 @@ def test_a_chosen_checkpoint_that_is_damaged_is_named(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"update_00000002.*sha256"):
-        run(ExportConfig(), context)
+        run(ExportSettings(decoding=RULES), context)
