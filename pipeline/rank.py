@@ -62,16 +62,18 @@ _logger = logging.getLogger(__name__)
 _file_only = logging.getLogger("rank")
 
 
-def main(stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str]) -> int:
-    """Run one rank of a stage to its commit; returns the exit code."""
+def main(
+    stages: Sequence[Stage], recipe_type: type[Recipe], argv: Sequence[str], stop: StopFlag
+) -> int:
+    """Run one rank of a stage to its commit; returns the exit code.
+
+    `stop` listens already: a scheduler's signal may come while torch is still being imported.
+    """
     quiet_libraries()
     use_large_pages()
     options = _parse(argv)
     if options.gpus:
         show_gpus(options.gpus)
-    # Before the pid file, which invites the supervisor's signal.
-    stop = StopFlag()
-    stop.listen()
     world = None
     log_dir = options.log_dir
     try:

@@ -1,4 +1,4 @@
-"""What a run directory says of itself: state, progress and metrics of each stage."""
+"""What a run directory says of itself: state, progress and metrics of each stage, and its Slurm jobs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pipeline.artifact import Artifact, RunDir, require_run_dir
 from pipeline.config import JSON
-from pipeline.errors import CorruptArtifact
+from pipeline.errors import CorruptArtifact, LaunchError
 from pipeline.files import read_json
 from pipeline.lease import current_holder
 from pipeline.log import print_table
+from pipeline.slurm import ledger
+from pipeline.slurm.queue import jobs_of
 
 _SHOWN_METRICS = 3
 
@@ -28,6 +30,7 @@ def run_state(stages: Sequence[str], root: Path, *, deep: bool) -> JSON:
     """
     run_dir = require_run_dir(root)
     states = [_stage_state(run_dir, stage, deep=deep) for stage in stages]
+    queue = _queue_state(run_dir, stages) if ledger.has_jobs(run_dir) else None
     preempted = read_json(run_dir.preempted) if run_dir.preempted.is_file() else None
     return {
         "run_dir": str(root),
@@ -35,6 +38,7 @@ def run_state(stages: Sequence[str], root: Path, *, deep: bool) -> JSON:
         "preempted": preempted,
         "checked": "checksums" if deep else "sizes",
         "stages": states,
+        "queue": queue,
         "faults": [fault for state in states for fault in state["faults"]],
     }
 
@@ -67,10 +71,42 @@ def _done(artifact: Artifact, *, deep: bool) -> JSON:
     }
 
 
+def _queue_state(run_dir: RunDir, stages: Sequence[str]) -> JSON:
+    """Return the job of each stage that has one, as Slurm tells it, else as the run directory does."""
+    recorded = {stage: entry["job"] for stage, entry in ledger.jobs(run_dir).items()}
+    verdicts = {entry["job"]: entry["reason"] for entry in ledger.verdicts(run_dir)}
+    fault, found = None, {}
+    try:
+        found = jobs_of(run_dir.root, stages)
+    except LaunchError as error:
+        fault = str(error)
+    jobs: JSON = {}
+    for stage in stages:
+        job, number = found.get(stage), recorded.get(stage)
+        if job is not None:
+            number = job.id
+            jobs[stage] = {"job": job.id, "state": job.state, "reason": job.reason}
+        elif number is not None:
+            jobs[stage] = {"job": number, "state": "unknown" if fault else "ended", "reason": None}
+        else:
+            continue
+        jobs[stage]["verdict"] = verdicts.get(number)
+        jobs[stage]["log"] = str(run_dir.logs("slurm") / f"{number}-{stage}.out")
+    return {"fault": fault, "jobs": jobs}
+
+
 def show_state(state: JSON) -> None:
     """Print a run's state as a table, then what is wrong with it."""
-    rows = [_row(stage) for stage in state["stages"]]
-    print_table(("stage", "state", "seconds", "MB", "progress and metrics"), rows)
+    header = ["stage", "state", "seconds", "MB", "progress and metrics"]
+    rows = [list(_row(stage)) for stage in state["stages"]]
+    queue = state["queue"]
+    if queue is not None:
+        header[2:2] = ["job", "in Slurm"]
+        for row in rows:
+            row[2:2] = _job_cells(queue["jobs"].get(row[0]))
+    print_table(header, rows)
+    if queue is not None:
+        _show_queue(state["stages"], queue)
     if state["holder"]:
         holder = state["holder"]
         print(f"held by host {holder['host']}, pid {holder['pid']}, job {holder['job'] or 'none'}")
@@ -80,6 +116,23 @@ def show_state(state: JSON) -> None:
         print(f"DAMAGED {fault}")
     if not state["faults"]:
         print(f"No damage found ({state['checked']} compared).")
+
+
+def _job_cells(job: JSON | None) -> tuple[str, str]:
+    if job is None:
+        return "", ""
+    reason = job["reason"]
+    return job["job"], job["state"] + (f" ({reason})" if reason and reason != "None" else "")
+
+
+def _show_queue(stages: Sequence[JSON], queue: JSON) -> None:
+    """Say what Slurm did not, and why a job did not commit its stage."""
+    if queue["fault"]:
+        print(f"the queue is not known: {queue['fault']}")
+    for name in [stage["stage"] for stage in stages if stage["state"] != "done"]:
+        job = queue["jobs"].get(name)
+        if job is not None and job["verdict"]:
+            print(f"{name}: job {job['job']} last ended so: {job['verdict']}; log {job['log']}")
 
 
 def _row(stage: JSON) -> tuple[str, str, str, str, str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 from pipeline.cli import main as run_command_line
+from pipeline.slurm.command import slurm_commands
+from stages.doctor import add_doctor
 from stages.generate.command import add_summarize
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
-COMMANDS = (add_summarize,)
+COMMANDS = (add_summarize, slurm_commands(STAGES, SummarizationRecipe), add_doctor)
 """Commands beside those on runs."""
 
 

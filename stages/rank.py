@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.rank import main
-from stages.graph import STAGES
-from stages.recipe import SummarizationRecipe
+from pipeline.preemption import StopFlag
+
+
+def main() -> int:
+    """Listen for signals before anything heavy is imported, then be a rank."""
+    stop = StopFlag()
+    stop.listen()
+    from pipeline.rank import main as run_rank
+    from stages.graph import STAGES
+    from stages.recipe import SummarizationRecipe
+
+    return run_rank(STAGES, SummarizationRecipe, sys.argv[1:], stop)
+
 
 if __name__ == "__main__":
-    sys.exit(main(STAGES, SummarizationRecipe, sys.argv[1:]))
+    sys.exit(main())

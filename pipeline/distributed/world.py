@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import LaunchError
 
@@ -115,6 +116,52 @@ def job_id() -> str | None:
 def job_restarts() -> int:
     """Return how often the scheduler has started this job again; 0 outside a job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+class Step(NamedTuple):
+    """What `srun` tells the tasks of a step of where they are."""
+
+    nodes: str
+    """Slurm's list of the step's nodes, such as `node[1-3]`."""
+    job: int
+    restarts: int
+    master_addr: str | None
+    """SUMPIPE_MASTER_ADDR: where ranks are to meet, if not at the first node's name."""
+
+
+def srun_step() -> Step | None:
+    """Return the step that this process is one of several tasks of; None if the rendezvous is named."""
+    env = os.environ
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    if env.get("RANK") or (env.get("MASTER_ADDR") and env.get("MASTER_PORT")):
+        return None
+    if not nodes or "SLURM_PROCID" not in env or env.get("SLURM_NTASKS", "1") == "1":
+        return None
+    address = env.get("SUMPIPE_MASTER_ADDR") or env.get("MASTER_ADDR")
+    return Step(nodes, int(env.get("SLURM_JOB_ID", "0")), job_restarts(), address)
+
+
+def name_rendezvous(host: str, port: int) -> None:
+    """Tell this process, and those it starts, where ranks meet; what the launcher said stays."""
+    os.environ.setdefault("MASTER_ADDR", host)
+    os.environ.setdefault("MASTER_PORT", str(port))
+
+
+def launcher_holds_port() -> bool:
+    """Whether the launcher listens at the master port itself, as `torchrun` does."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def rank_environment(world: World, timeout: int) -> dict[str, str]:
+    """Return the environment of a process that is to be this rank, and waits for others so long (s)."""
+    env = {**os.environ, "SUMPIPE_TIMEOUT_SECONDS": str(timeout)}
+    world.export(env)
+    return env
+
+
+def is_offline() -> bool:
+    """Whether the Hugging Face Hub is not to be asked: HF_HUB_OFFLINE, read as the library does."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def visible_gpus() -> list[str]:

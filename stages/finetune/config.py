@@ -223,7 +223,7 @@ def check_launch(config: FinetuneConfig, execution: Execution) -> None:
     lanes, size = config.batch.lanes, execution.processes
     if size > lanes:
         raise ConfigError(
-            f"{size} processes, but finetune.batch.lanes is {lanes}: use --processes {lanes} or fewer, or "
+            f"{size} processes, but finetune.batch.lanes is {lanes}: use {lanes} or fewer, or "
             "raise lanes (which changes the recipe's updates)"
         )
     if config.compile and not any(map(which, _COMPILERS)):

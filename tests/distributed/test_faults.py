@@ -172,12 +172,15 @@ PATIENT = """
 import sys
 from pipeline import cli, rank
 from pipeline.distributed import collectives
+from pipeline.preemption import StopFlag
 from tests.fakes.toy_group import STAGES, GroupRecipe
 
 if __name__ == "__main__":
     collectives.LATER_SECONDS["gloo"] = 600
     if "--lease" in sys.argv:
-        sys.exit(rank.main(STAGES, GroupRecipe, sys.argv[1:]))
+        stop = StopFlag()
+        stop.listen()
+        sys.exit(rank.main(STAGES, GroupRecipe, sys.argv[1:], stop))
     sys.exit(cli.main(STAGES, GroupRecipe, rank_module="patient_group", about="Toys"))
 """
 """The toy group on a backend that does not end a wait at our timeout with an error, as NCCL does not."""
@@ -215,6 +218,7 @@ def test_orphans_of_a_killed_launcher_checkpoint_and_leave(
     assert living(family) == []
 
 
+@pytest.mark.slow
 def test_orphans_of_a_killed_run_leave_before_the_next_begins(toy_job: Callable[..., Job]) -> None:
     job = begun(toy_job())
     family = job.family()

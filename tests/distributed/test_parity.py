@@ -55,6 +55,7 @@ def test_plain_variables_give_the_same_losses(
     assert losses(run_dir) == losses(reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["zero0", "zero1", "zero3"])
 def test_zero_stages_agree(profile: str, prepared: Path, reference: Path, tmp_path: Path) -> None:
     run_dir = copy_run(prepared, tmp_path / "run")

@@ -19,11 +19,11 @@ from tests.launching import TINY, copy_run, sumpipe
 from tests.rank_server import KILLED, RankServer
 
 CASES = "tests.distributed.resume_cases"
-UPDATES = 40
+UPDATES = 28
 SETTINGS = [
     f"updates={UPDATES}",
-    *("batch.lanes=6", "batch.lane_tokens=280"),
-    *("log_every=3", "checkpoint_every=4", "validate_every=16"),
+    *("batch.lanes=6", "batch.lane_tokens=440"),
+    *("log_every=3", "checkpoint_every=4", "validate_every=14"),
 ]
 CLOCK = ("seconds", "tokens_per_second")
 
@@ -93,11 +93,11 @@ def test_three_kills_leave_no_trace(
     straight.finish(2)
     killed = Training(ranks, encoded, tmp_path / "killed", **settings)
     chance = random.Random(f"{stage}{precision}")
-    first, second = chance.randint(2, 12), chance.randint(25, 39)
+    first, second = chance.randint(2, 10), chance.randint(21, 27)
     kill: Fault = "kill"
     for fault in (
         {"moment": f"update {first}", "fault": kill, "on_rank": chance.randint(0, 1)},
-        {"kill_in_save": (chance.choice((16, 20, 24)), 0 if stage == 0 else chance.randint(0, 1))},
+        {"kill_in_save": (chance.choice((12, 16, 20)), 0 if stage == 0 else chance.randint(0, 1))},
         {"moment": f"update {second}", "fault": kill, "on_rank": chance.randint(0, 1)},
     ):
         answers = killed.launch(2, **fault)
@@ -119,7 +119,7 @@ def test_other_numbers_of_ranks_go_on_as_if_nothing_had_happened(
     straight = Training(ranks, encoded, tmp_path / "straight", **settings)
     straight.finish(2)
     moved = Training(ranks, encoded, tmp_path / "moved", **settings)
-    for size, moment in ((2, "update 13"), (1, "update 26")):
+    for size, moment in ((2, "update 9"), (1, "update 18")):
         for answer in moved.launch(size, moment=moment):
             assert answer["result"]["code"] == 75, answer
     moved.finish(3)

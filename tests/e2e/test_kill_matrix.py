@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,19 +64,28 @@ def before(stage: str, uninterrupted: Path, target: Path) -> Path:
     return run_dir
 
 
+def made(run_dir: Path, stage: str) -> dict[str, str]:
+    """The checksums of what a stage committed; a report says when it was made."""
+    manifest = json.loads((run_dir / stage / "manifest.json").read_text(encoding="utf-8"))
+    files = {name: record["sha256"] for name, record in manifest["files"].items()}
+    return {name: files[name] for name in files if not name.endswith(".html")}
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_rerun_it_ends_with_the_same_bytes(
+def test_killed_and_rerun_it_commits_the_same_bytes(
     moment: str, uninterrupted: Path, tmp_path: Path
 ) -> None:
+    """To the end of the stage: what follows starts from the same bytes then, as the next test shows."""
     stage, is_reached = MOMENTS[moment]
+    last = "export" if stage == "finetune" else stage  # checkpoints carry times, weights do not
     run_dir = before(stage, uninterrupted, tmp_path / "run")
     process = start("run", *DEMO, "--run-dir", run_dir)
     wait_for(process, lambda: is_reached(run_dir))
     kill_tree(process)
     assert not (run_dir / stage).exists(), "the moment was missed: the stage was over"
-    done = sumpipe("run", *DEMO, "--run-dir", run_dir)
+    done = sumpipe("run", *DEMO, "--run-dir", run_dir, "--to", last)
     assert done.returncode == 0, done.stderr
-    assert result_bytes(run_dir) == result_bytes(uninterrupted)
+    assert made(run_dir, last) == made(uninterrupted, last)
     assert sumpipe("status", run_dir, "--deep").returncode == 0
 
 

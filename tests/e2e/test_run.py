@@ -14,8 +14,6 @@ import pytest
 from tests.launching import (
     TINY,
     copy_run,
-    kill_tree,
-    result_bytes,
     start,
     sumpipe,
     wait_for,
@@ -120,23 +118,9 @@ def test_a_flipped_byte_is_found(finished: Path, tmp_path: Path) -> None:
     assert str(weights) in done.stdout
 
 
-def test_killed_in_training_it_ends_with_the_same_bytes(
-    finished: Path, encoded: Path, tmp_path: Path
-) -> None:
-    run_dir = copy_run(encoded, tmp_path / "run")
-    arguments = ("run", TINY, "--run-dir", run_dir, "--processes", 2)
-    process = start(*arguments)
-    checkpoints = run_dir / "finetune.partial" / "checkpoints"
-    wait_for(process, lambda: (checkpoints / "update_00000010").is_dir())
-    kill_tree(process)
-    assert not (run_dir / "finetune").exists()
-    done = sumpipe(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "resumes after update 1" in done.stderr
-    assert result_bytes(run_dir) == result_bytes(finished)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_in_training_it_checkpoints_and_leaves_nobody_behind(
     number: signal.Signals, encoded: Path, tmp_path: Path
 ) -> None:

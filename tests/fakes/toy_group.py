@@ -15,6 +15,7 @@ from pipeline import cli, rank
 from pipeline.config import EXECUTION_ONLY, Config
 from pipeline.distributed import presence
 from pipeline.files import write_atomic
+from pipeline.preemption import StopFlag
 from pipeline.stage import Launch, Metrics, Recipe, Stage, StageContext
 
 
@@ -59,5 +60,7 @@ STAGES = (Stage("group", 1, (), "tests.fakes.toy_group:run_group", launch=Launch
 
 if __name__ == "__main__":
     if "--lease" in sys.argv:
-        sys.exit(rank.main(STAGES, GroupRecipe, sys.argv[1:]))
+        stop = StopFlag()
+        stop.listen()
+        sys.exit(rank.main(STAGES, GroupRecipe, sys.argv[1:], stop))
     sys.exit(cli.main(STAGES, GroupRecipe, rank_module="tests.fakes.toy_group", about="Toys"))

@@ -40,6 +40,13 @@ OPTIONS = {
     "plan": {
         "recipe", "--run-dir", "--set", "--processes", "--ds-config", "--probe", "--json",
     },
+    "doctor": {"recipe", "--run-dir", "--set", "--ds-config", "--json"},
+    "submit": {
+        "recipe", "--run-dir", "--set", "--ds-config", "--site", "--nodes", "--gpus-per-node",
+        "--tasks-per-node", "--cpus-per-task", "--mem-per-cpu", "--time", "--partition", "--account",
+        "--qos", "--constraint", "--sbatch", "--python", "--dry-run",
+    },
+    "cancel": {"run_dir"},
     "status": {"run_dir", "--json", "--deep"},
     "config": {"recipe", "--set"},
     "summarize": {

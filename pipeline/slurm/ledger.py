@@ -1,0 +1,53 @@
+"""What a run directory remembers of its jobs, in RUN/slurm/: who was submitted, and how jobs ended.
+
+jobs.json       stage -> the job last submitted for it
+verdicts.json   one entry a job that did not commit its stage, in order of time
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.artifact import RunDir
+from pipeline.config import JSON
+from pipeline.files import read_json, write_json
+from pipeline.provenance import utc_now
+
+
+def has_jobs(run_dir: RunDir) -> bool:
+    """Whether anything of this run was submitted."""
+    return (run_dir.root / "slurm" / "jobs.json").is_file()
+
+
+def jobs(run_dir: RunDir) -> dict[str, JSON]:
+    """Return the last job of each stage: job, utc, command."""
+    found: dict[str, JSON] = _read(run_dir, "jobs.json", {})
+    return found
+
+
+def note_job(run_dir: RunDir, stage: str, job: str, command: list[str] | None) -> None:
+    """Remember a job; `command` is None for one that the queue had and this record had not."""
+    entry = {"job": job, "utc": utc_now(), "command": command}
+    _write(run_dir, "jobs.json", {**jobs(run_dir), stage: entry})
+
+
+def verdicts(run_dir: RunDir) -> list[JSON]:
+    """Return how jobs ended that did not commit their stage, the latest last."""
+    found: list[JSON] = _read(run_dir, "verdicts.json", [])
+    return found
+
+
+def note_verdict(run_dir: RunDir, entry: JSON) -> None:
+    """Remember how a job ended."""
+    _write(run_dir, "verdicts.json", [*verdicts(run_dir), {**entry, "utc": utc_now()}])
+
+
+def _read(run_dir: RunDir, name: str, absent: Any) -> Any:
+    path = run_dir.root / "slurm" / name
+    return read_json(path) if path.is_file() else absent
+
+
+def _write(run_dir: RunDir, name: str, value: Any) -> None:
+    path = run_dir.root / "slurm" / name
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, value)

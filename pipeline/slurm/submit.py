@@ -1,0 +1,193 @@
+"""Queue what is left of a run as one chain of jobs, each stage after the one before it.
+
+Nothing is queued twice: jobs carry a name that only this run and stage give (see sbatch.job_name), so those
+of a submit that died before it wrote their ids are found in the queue all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from pipeline import lease
+from pipeline.artifact import RunDir
+from pipeline.claim import Claim
+from pipeline.distributed.world import job_id
+from pipeline.errors import ConfigError, LaunchError, RunDirInUse
+from pipeline.files import write_atomic
+from pipeline.planner import Decision
+from pipeline.slurm import ledger
+from pipeline.slurm.options import Need
+from pipeline.slurm.queue import Job, cancel_jobs, jobs_of, queue_job
+from pipeline.slurm.sbatch import Place, shell_lines, submit_command
+
+NOTHING_LEFT = "Everything is done; nothing was submitted."
+
+
+class Order(NamedTuple):
+    """What a submit was asked for."""
+
+    text: str
+    """The resolved recipe as YAML."""
+    place: Place
+    needs: Mapping[str, Need]
+    """By stage."""
+    stages: Sequence[str]
+    """All of the graph, in order."""
+
+
+class Link(NamedTuple):
+    """One stage of the chain."""
+
+    stage: str
+    job: Job | None
+    """What waits or runs for it; None if it is to be submitted."""
+
+
+def chain(decisions: Sequence[Decision], jobs: Mapping[str, Job]) -> list[Link]:
+    """Return what is not done, in order, with the jobs that are there for it.
+
+    Raises:
+        ConfigError: If a stage is queued behind one that is not: it would start without its input.
+        LaunchError: If a job is just ending: what it leaves, and whether it returns, is not known yet.
+    """
+    left = [item.stage.name for item in decisions if item.is_to_do]
+    active = {stage: job for stage, job in jobs.items() if job.is_active}
+    links = [Link(stage, active.get(stage)) for stage in left]
+    missing = None
+    for stage, job in links:
+        if job is None:
+            missing = missing or stage
+        elif job.state == "COMPLETING":
+            raise LaunchError(f"{stage}: job {job.id} is just ending; submit again in a minute")
+        elif missing is not None:
+            raise ConfigError(
+                f"{stage} waits in the queue (job {job.id}) without {missing}, whose job is gone: cancel "
+                "first with `sumpipe cancel`, then submit again"
+            )
+    return links
+
+
+def dry_run(decisions: Sequence[Decision], order: Order) -> None:
+    """Print the commands that a submit would carry out now; writes nothing."""
+    try:
+        jobs = jobs_of(order.place.run_dir, order.stages)
+    except LaunchError as error:
+        sys.stderr.write(f"sumpipe: {error}; the commands are those for an empty queue\n")
+        jobs = {}
+    commands, after = [], None
+    for stage, job in chain(decisions, jobs):
+        if job is None:
+            commands.append((stage, _command(order, stage, after)))
+        after = f"${stage}" if job is None else job.id
+    for line in shell_lines(commands):
+        print(line)
+    if not commands:
+        print(NOTHING_LEFT)
+
+
+def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order) -> None:
+    """Write the recipe down and queue what is neither done nor queued.
+
+    Args:
+        look: Plans; asked while no other submit works on this run.
+        run_dir: The run.
+        order: What to queue.
+
+    Raises:
+        ConfigError: If jobs of this run with another recipe wait or run.
+        RunDirInUse: If another submit, or a process that is none of its jobs, is at work on the run.
+        LaunchError: If Slurm refuses; what was queued before stays, and is left alone by the next submit.
+    """
+    if not any(item.is_to_do for item in look()):
+        print(NOTHING_LEFT)
+        return
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    with _alone(run_dir):
+        jobs = jobs_of(run_dir.root, order.stages)
+        _settle(order.text, run_dir, jobs)
+        decisions = look()
+        links = chain(decisions, jobs)
+        run_dir.logs("slurm").mkdir(parents=True, exist_ok=True)
+        for item in decisions:
+            if not item.is_to_do:
+                print(f"{item.stage.name:9} {item.reason}")
+        after = None
+        for stage, job in links:
+            if job is not None:
+                if ledger.jobs(run_dir).get(stage, {}).get("job") != job.id:
+                    ledger.note_job(run_dir, stage, job.id, None)
+                print(f"{stage:9} job {job.id} is there already: {job}")
+                after = job.id
+                continue
+            command = _command(order, stage, after)
+            number = queue_job(command)
+            ledger.note_job(run_dir, stage, number, command)
+            print(f"{stage:9} job {number}" + (f", after {after}" if after else ""))
+            after = number
+    here = shlex.quote(str(run_dir.root))
+    print(f"Watch it with `sumpipe status {here}`; `sumpipe cancel {here}` takes it back.")
+
+
+def cancel(run_dir: RunDir, stages: Sequence[str]) -> None:
+    """Cancel what waits or runs for a run, and say so.
+
+    Raises:
+        LaunchError: If Slurm refuses.
+    """
+    active = {stage: job for stage, job in jobs_of(run_dir.root, stages).items() if job.is_active}
+    if not active:
+        print("Nothing of this run waits or runs; nothing was cancelled.")
+        return
+    cancel_jobs([job.id for job in active.values()])
+    for stage, job in active.items():
+        print(f"{stage:9} job {job.id} cancelled; it was {job}")
+
+
+def _command(order: Order, stage: str, after: str | None) -> list[str]:
+    return submit_command(stage, order.needs[stage], order.place, after)
+
+
+@contextlib.contextmanager
+def _alone(run_dir: RunDir) -> Iterator[None]:
+    """Keep other submits of this run out.
+
+    Raises:
+        RunDirInUse: If one is at work.
+    """
+    marker = run_dir.root / ".submit"
+    claim = Claim(marker)
+    if not claim.take():
+        raise RunDirInUse(
+            f"{run_dir.root}: another `sumpipe submit` is at work here; wait for it, or if it is dead "
+            f"remove {marker}"
+        )
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+def _settle(text: str, run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
+    """Make recipe.yaml what is asked for; a job reads it when it starts.
+
+    Raises:
+        ConfigError: If jobs wait or run that were submitted with another.
+        RunDirInUse: If somebody else works in the run directory.
+    """
+    active = {stage: job for stage, job in jobs.items() if job.is_active}
+    is_recorded = run_dir.recipe.is_file() and run_dir.recipe.read_text(encoding="utf-8") == text
+    if active and not is_recorded:
+        told = ", ".join(f"{stage} (job {job.id}, {job.state})" for stage, job in active.items())
+        raise ConfigError(
+            f"{run_dir.root}: jobs of this run with another recipe are in the queue: {told}; take them back "
+            f"with `sumpipe cancel {run_dir.root}` first, or choose another --run-dir"
+        )
+    if active:  # one of them may hold the run
+        return
+    # Held for a moment only: the first job may start before this command is over.
+    with lease.hold(run_dir, job_id()):
+        write_atomic(run_dir.recipe, text)

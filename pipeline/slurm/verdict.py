@@ -1,0 +1,142 @@
+"""How a job ended: `python -m pipeline.slurm.verdict RUN_DIR STAGE SRUN_CODE`, on the batch node after srun.
+
+Goes by what the ranks left in the run directory, for srun's code cannot tell a preemption from a failure:
+with --kill-on-bad-exit one rank's 75 may become 137. Exit codes: 0 the stage is committed, 75 queue the
+job again, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.artifact import RunDir, require_run_dir
+from pipeline.config import JSON
+from pipeline.distributed.world import job_id, job_restarts
+from pipeline.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_PREEMPTED,
+    EXIT_STALE,
+    ConfigError,
+    PipelineError,
+    storage_error,
+)
+from pipeline.files import read_json
+from pipeline.slurm import ledger
+
+FRUITLESS_RESTARTS = 3
+"""How often in a row a job is queued again without progress."""
+
+
+class Ending(NamedTuple):
+    """What is known when srun is over."""
+
+    stage: str
+    job: str
+    restart_count: int
+    srun_code: int
+    is_committed: bool
+    preempted: JSON | None
+    """What was left of the last preemption in this run, whosever it was."""
+    before: JSON | None
+    """The entry of this job's last verdict; None at its first."""
+
+
+class Verdict(NamedTuple):
+    """What is to become of the job."""
+
+    code: int
+    reason: str
+    done: int = 0
+    """Progress of the stage, in its own unit."""
+    fruitless: int = 0
+    """How often in a row this job was queued again without progress, this time included."""
+
+
+def judge(end: Ending) -> Verdict:
+    """Decide; pure."""
+    if end.is_committed:
+        if end.srun_code == EXIT_STALE:
+            reason = "is committed, but was made with other settings than recipe.yaml has now"
+            return Verdict(EXIT_FAILED, reason)
+        return Verdict(EXIT_DONE, "is committed")
+    left = end.preempted
+    if left is None or not _is_of(left, end):
+        told = "nothing is committed, no preemption recorded"
+        if left is not None:
+            told += f" (preempted.json is of job {left['job']}, {left['stage']})"
+        return Verdict(EXIT_FAILED, f"srun ended with code {end.srun_code}: {told}")
+    progress = left.get("progress") or {"done": 0, "total": 0, "unit": "steps"}
+    done, before = progress["done"], end.before
+    has_moved = done > (before["done"] if before else 0)
+    fruitless = 0 if has_moved else 1 + (before["fruitless"] if before else 0)
+    where = f"{left['reason']} ({progress['unit']} {done}/{progress['total']})"
+    if fruitless > FRUITLESS_RESTARTS:
+        reason = (
+            f"{where}; queued again {FRUITLESS_RESTARTS} times in a row without progress, so not once more: "
+            "raise the time limit, or save more often; then submit again"
+        )
+        return Verdict(EXIT_FAILED, reason, done, fruitless)
+    return Verdict(EXIT_PREEMPTED, where, done, fruitless)
+
+
+def _is_of(left: JSON, end: Ending) -> bool:
+    found = (left["stage"], left["job"], left.get("restart_count"))
+    return found == (end.stage, end.job, end.restart_count)
+
+
+def conclude(run_dir: RunDir, stage: str, srun_code: int, job: str, restart_count: int) -> Verdict:
+    """Decide by the run directory, and remember it there unless the stage is committed.
+
+    Raises:
+        PipelineError: If the run directory cannot be read or written.
+    """
+    own = [entry for entry in ledger.verdicts(run_dir) if entry["job"] == job]
+    end = Ending(
+        stage,
+        job,
+        restart_count,
+        srun_code,
+        run_dir.artifact(stage) is not None,
+        read_json(run_dir.preempted) if run_dir.preempted.is_file() else None,
+        own[-1] if own else None,
+    )
+    verdict = judge(end)
+    if verdict.code != EXIT_DONE:
+        entry = {"stage": stage, "job": job, "restart_count": restart_count, "srun": srun_code}
+        ledger.note_verdict(run_dir, {**entry, **verdict._asdict()})
+    return verdict
+
+
+def main(argv: Sequence[str]) -> int:
+    """Say how this job ended and return the exit code."""
+    try:
+        if len(argv) != 3 or not argv[2].isdecimal():
+            raise ConfigError(f"verdict: expected RUN_DIR STAGE SRUN_CODE, got {' '.join(argv)!r}")
+        job = job_id()
+        if job is None:
+            raise ConfigError("verdict: SLURM_JOB_ID is not set; it is asked inside a job")
+        root, stage, srun_code = argv
+        run_dir = require_run_dir(Path(root))
+        verdict = conclude(run_dir, stage, int(srun_code), job, job_restarts())
+    except PipelineError as error:
+        return _fail(error)
+    except OSError as error:
+        shown = storage_error(error)
+        if shown is None:
+            raise
+        return _fail(shown)
+    print(f"sumpipe: {stage}, job {job}, restart {job_restarts()}: {verdict.reason}", flush=True)
+    return verdict.code
+
+
+def _fail(error: PipelineError) -> int:
+    sys.stderr.write(f"sumpipe: {error}\n")
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

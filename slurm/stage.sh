@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# What cpu.sbatch and gpu.sbatch share: start a stage on all tasks, wait, and act on what the run directory says.
+#
+# SUMPIPE_PYTHON        the interpreter, if it is no argument; else .venv/bin/python or python
+# SUMPIPE_LAUNCHER      srun, deepspeed or torchrun
+# SUMPIPE_SRUN_OPTIONS  more options of srun, separated by blanks
+# SUMPIPE_MASTER_ADDR   where the ranks meet, if not at the first node's name (another network, say)
+
+set -u
+usage="STAGE RUN_DIR [DS_CONFIG [PYTHON]]"
+stage=${1:?give $usage}
+run_dir=${2:?give $usage}
+ds_config=${3:-zero2}
+python=${4:-${SUMPIPE_PYTHON:-}}
+if [ -z "$python" ]; then
+  python=python
+  [ -x .venv/bin/python ] && python=$PWD/.venv/bin/python
+fi
+
+# This script runs on the first node, where rank 0 will be: a port that nobody listens on here will do. The
+# range lies below that of outgoing connections; job and restart choose where to begin.
+MASTER_ADDR=${SUMPIPE_MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
+MASTER_PORT=$((20000 + (SLURM_JOB_ID * 8 + ${SLURM_RESTART_COUNT:-0}) % 12000))
+while (exec 3<>"/dev/tcp/$MASTER_ADDR/$MASTER_PORT") 2>/dev/null; do
+  MASTER_PORT=$((MASTER_PORT + 1))
+done
+export MASTER_ADDR MASTER_PORT
+
+# srun does not take --cpus-per-task over from the job by itself (since Slurm 22.05). Its first failing task
+# ends the others, which might wait for it in a collective.
+cpus=${SLURM_CPUS_PER_TASK:-1}
+per_node=${SLURM_NTASKS_PER_NODE:-1}
+rank=(stages.rank "$stage" --run-dir "$run_dir" --ds-config "$ds_config")
+read -ra extra <<<"${SUMPIPE_SRUN_OPTIONS:-}"
+one_a_task=(srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${extra[@]}")
+# Both counts are needed: srun ignores --ntasks-per-node alone. Signals reach every process of a task; a
+# launcher would die of them and leave its ranks, so they are ignored until the ranks set their handlers.
+# shellcheck disable=SC2016 # the number of the node is known on the node
+one_a_node=(srun --kill-on-bad-exit=1 --ntasks="$SLURM_NNODES" --ntasks-per-node=1
+  --cpus-per-task=$((cpus * per_node)) "${extra[@]}"
+  bash -c 'trap "" TERM USR2; exec "$0" -m "$1" --node_rank "$SLURM_NODEID" "${@:2}"' "$python")
+
+case ${SUMPIPE_LAUNCHER:-srun} in
+  srun)
+    command=("${one_a_task[@]}" "$python" -m "${rank[@]}")
+    ;;
+  deepspeed)
+    mkdir -p "$run_dir/logs/slurm"
+    hosts=$run_dir/logs/slurm/$SLURM_JOB_ID.hosts
+    scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$per_node/" >"$hosts"
+    command=("${one_a_node[@]}" deepspeed.launcher.runner --hostfile "$hosts" --no_ssh
+      --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" --no_local_rank -q --module "${rank[@]}")
+    ;;
+  torchrun)
+    command=("${one_a_node[@]}" torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node "$per_node"
+      --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" --max-restarts 0 -m "${rank[@]}")
+    ;;
+  *)
+    echo "SUMPIPE_LAUNCHER=$SUMPIPE_LAUNCHER: choose srun, deepspeed or torchrun" >&2
+    exit 2
+    ;;
+esac
+
+# In the background, so that a trap runs at once. TERM and USR2 mean: save and stop. They go on to the tasks as
+# USR2 through Slurm; sent to srun itself, they would kill its tasks.
+# shellcheck disable=SC2317 # called by the trap
+forward() {
+  interrupted=yes
+  scancel --signal=USR2 "$SLURM_JOB_ID" 2>/dev/null # fails where Slurm is ending the tasks already
+}
+trap forward TERM USR2
+echo "$(date -u +%FT%TZ) $stage on $SLURM_NTASKS task(s) of $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}"
+"${command[@]}" &
+step=$!
+while :; do
+  interrupted=
+  wait "$step"
+  code=$?
+  [ -n "$interrupted" ] || break
+done
+
+# Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does.
+trap '' TERM USR2
+"$python" -m pipeline.slurm.verdict "$run_dir" "$stage" "$code"
+verdict=$?
+if [ "$verdict" -eq 75 ]; then
+  # A job that is being ended is ending for a reason: cancelled, or queued again by Slurm itself. Past its time
+  # limit it has nobody else to queue it.
+  case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
+    *" JobState=RUNNING "* | *" Reason=TimeLimit "*)
+      echo "sumpipe: job $SLURM_JOB_ID goes back to the queue"
+      scontrol requeue "$SLURM_JOB_ID"
+      ;;
+  esac
+fi
+exit "$verdict"

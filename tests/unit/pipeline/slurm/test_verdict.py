@@ -1,0 +1,183 @@
+"""How a job ended, case by case; and what becomes of one that never gets on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifact import RunDir
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, EXIT_USAGE
+from pipeline.runner import record_preemption
+from pipeline.slurm import ledger
+from pipeline.slurm.verdict import Ending, conclude, judge, main
+from tests.conftest import CommandLine
+
+JOB = "12"
+
+
+def preempted(done: int | None = 5, **other: Any) -> dict[str, Any]:
+    progress = None if done is None else {"done": done, "total": 20, "unit": "update"}
+    record = {"stage": "b", "job": JOB, "restart_count": 0, "reason": "stopped by SIGUSR2"}
+    return {**record, "progress": progress, **other}
+
+
+def ending(code: int = 137, **given: Any) -> Ending:
+    plain = Ending("b", JOB, 0, code, is_committed=False, preempted=None, before=None)
+    return plain._replace(**given)
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 137, 143])
+def test_a_committed_stage_is_done_whatever_srun_says(code: int) -> None:
+    assert judge(ending(code, is_committed=True)).code == EXIT_DONE
+    late = ending(code, is_committed=True, preempted=preempted())
+    assert judge(late).code == EXIT_DONE
+
+
+def test_a_committed_stage_that_the_ranks_refused_is_a_failure() -> None:
+    verdict = judge(ending(3, is_committed=True))
+    assert verdict.code == EXIT_FAILED
+    assert "other settings" in verdict.reason
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 137, 143])
+def test_a_preemption_of_this_job_goes_back_to_the_queue_whatever_srun_says(code: int) -> None:
+    verdict = judge(ending(code, preempted=preempted()))
+    assert verdict == (EXIT_PREEMPTED, "stopped by SIGUSR2 (update 5/20)", 5, 0)
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 137])
+@pytest.mark.parametrize(
+    "left",
+    [
+        None,
+        preempted(job="11"),
+        preempted(job=None),
+        preempted(restart_count=1),
+        preempted(stage="a"),
+    ],
+)
+def test_without_word_of_this_job_it_is_a_failure(left: Any, code: int) -> None:
+    verdict = judge(ending(code, preempted=left))
+    assert verdict.code == EXIT_FAILED
+    assert f"srun ended with code {code}" in verdict.reason
+    if left is not None:
+        assert f"of job {left['job']}" in verdict.reason
+
+
+def outcome(tmp_path: Path, progress: list[int | None]) -> list[int]:
+    """Preempt a job again and again at these points; returns the verdicts up to the first failure."""
+    run_dir = RunDir(tmp_path)
+    codes = []
+    for restart, done in enumerate(progress):
+        record = preempted(done, restart_count=restart)
+        run_dir.preempted.write_text(json.dumps(record), encoding="utf-8")
+        codes.append(conclude(run_dir, "b", 75, JOB, restart).code)
+        if codes[-1] != EXIT_PREEMPTED:
+            break
+    return codes
+
+
+AGAIN, END = EXIT_PREEMPTED, EXIT_FAILED
+
+
+@pytest.mark.parametrize(
+    ("progress", "codes"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7], [AGAIN] * 7),
+        ([0, 0, 0, 0], [AGAIN] * 3 + [END]),
+        ([None, None, None, None], [AGAIN] * 3 + [END]),
+        ([5, 5, 5, 5, 5], [AGAIN] * 4 + [END]),
+        ([5, 5, 5, 5, 6, 6, 6, 6, 6], [AGAIN] * 8 + [END]),
+        ([5, 4, 5, 4, 5], [AGAIN] * 5),
+    ],
+)
+def test_restarts_without_progress_are_bounded(
+    tmp_path: Path, progress: list[int | None], codes: list[int]
+) -> None:
+    assert outcome(tmp_path, progress) == codes
+
+
+def test_the_bound_says_what_to_do(tmp_path: Path) -> None:
+    outcome(tmp_path, [0] * 4)
+    last = ledger.verdicts(RunDir(tmp_path))[-1]
+    assert "queued again 3 times in a row without progress" in last["reason"]
+    assert "raise the time limit" in last["reason"]
+
+
+def test_a_job_submitted_anew_starts_a_new_count(tmp_path: Path) -> None:
+    assert outcome(tmp_path, [0] * 4)[-1] == EXIT_FAILED
+    run_dir = RunDir(tmp_path)
+    run_dir.preempted.write_text(json.dumps(preempted(0, job="13")), encoding="utf-8")
+    assert conclude(run_dir, "b", 75, "13", 0).code == EXIT_PREEMPTED
+
+
+@pytest.fixture
+def run_dir(toy: CommandLine, toy_recipe: Path, tmp_path: Path) -> RunDir:
+    """A run with stage a done and nothing else."""
+    run_dir = RunDir(tmp_path / "run")
+    assert toy("run", toy_recipe, "--run-dir", run_dir.root, "--to", "a").code == EXIT_DONE
+    return run_dir
+
+
+def test_what_a_rank_records_is_understood(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    progress = {"done": 3, "total": 4, "unit": "unit", "utc": "", "figures": {}}
+    record_preemption(run_dir, "b", "stopped by SIGTERM", progress)
+    assert main([str(run_dir.root), "a", "1"]) == EXIT_DONE
+    assert main([str(run_dir.root), "b", "137"]) == EXIT_PREEMPTED
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "sumpipe: a, job 12, restart 2: is committed"
+    assert said[1] == "sumpipe: b, job 12, restart 2: stopped by SIGTERM (unit 3/4)"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert main([str(run_dir.root), "b", "0"]) == EXIT_FAILED
+    assert [entry["code"] for entry in ledger.verdicts(run_dir)] == [EXIT_PREEMPTED, EXIT_FAILED]
+
+
+def test_damage_is_a_failure(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    (run_dir.committed("a") / "manifest.json").unlink()
+    assert main([str(run_dir.root), "a", "0"]) == EXIT_FAILED
+    assert "manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["DIR", "a"], ["DIR", "a", "-9"], ["/no", "a", "0"]])
+def test_wrong_usage_is_told(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    assert main(arguments) == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("sumpipe: ")
+
+
+def test_outside_a_job_it_is_not_to_be_asked(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run_dir.root), "a", "0"]) == EXIT_USAGE
+    assert "SLURM_JOB_ID" in capsys.readouterr().err
+
+
+def test_it_loads_nothing_heavy(run_dir: RunDir) -> None:
+    code = (
+        "import sys; from pipeline.slurm.verdict import main\n"
+        f"code = main([{str(run_dir.root)!r}, 'a', '0'])\n"
+        "print([name for name in ('torch', 'transformers', 'deepspeed', 'typer') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SLURM_JOB_ID": JOB},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
