@@ -161,10 +161,10 @@ def _form(
         say("reads from this terminal; Ctrl-D ends")
     if asked != "auto":
         form: Format = asked
-    elif file == STDIN:
-        form, lines = sniff(lines)
+    elif (told := format_of(file)) is not None:
+        form = told
     else:
-        form = format_of(file)
+        form, lines = sniff(lines)
     if field is not None and form not in FIELD_FORMATS:
         raise ConfigError(
             f"--field {field}: {name} is read as {form}, which has no fields; "

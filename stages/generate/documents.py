@@ -23,6 +23,7 @@ _BY_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".csv": "csv",
+    ".txt": "lines",
 }
 _BOM = b"\xef\xbb\xbf"
 _FIELD_CHARACTERS = 1 << 26
@@ -39,9 +40,9 @@ class Document:
     """Why it could not be read, with its line; then the text is empty."""
 
 
-def format_of(path: Path) -> Format:
-    """Return the format that a file's name tells; plain lines if it tells nothing."""
-    return _BY_SUFFIX.get(path.suffix.lower(), "lines")
+def format_of(path: Path) -> Format | None:
+    """Return the format that a file's name tells, or None."""
+    return _BY_SUFFIX.get(path.suffix.lower())
 
 
 def sniff(lines: Iterator[bytes]) -> tuple[Format, Iterator[bytes]]:
@@ -64,7 +65,8 @@ def read_documents(lines: Iterator[bytes], form: Format, field: str | None) -> I
         field: The field with the document (jsonl, csv); None for the first of FIELDS that is there.
 
     Raises:
-        DataError: If the header of a CSV file has no such column or cannot be read.
+        DataError: If the header of a CSV file has no such column or cannot be read, or if JSONL begins with
+            a list.
     """
     first = next(lines, None)
     if first is None:
@@ -78,6 +80,11 @@ def read_documents(lines: Iterator[bytes], form: Format, field: str | None) -> I
         yield _decoded(b"".join(lines).replace(b"\r\n", b"\n"), "1", "")
     elif form == "jsonl":
         for number, line in enumerate(lines, 1):
+            if number == 1 and line.lstrip().startswith(b"["):
+                raise DataError(
+                    "the input begins with a JSON list; expected an object a line, which "
+                    "`jq -c '.[]' FILE` makes of a list of objects"
+                )
             if line.strip():
                 yield _of_json(line, number, field)
     else:

@@ -154,11 +154,17 @@ def test_the_first_character_tells_the_format_and_no_line_is_lost(
         ("a.JSON", "jsonl"),
         ("a.csv", "csv"),
         ("a.txt", "lines"),
-        ("a", "lines"),
+        ("a", None),
+        ("-", None),
     ],
 )
-def test_the_suffix_tells_the_format(name: str, form: Format) -> None:
+def test_the_suffix_tells_the_format(name: str, form: Format | None) -> None:
     assert format_of(Path(name)) == form
+
+
+def test_a_json_list_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match="jq -c"):
+        list(read_documents(io.BytesIO(b' [{"text": "a"}]\n'), "jsonl", None))
 
 
 @pytest.mark.parametrize(
