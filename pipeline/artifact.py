@@ -176,10 +176,10 @@ class RunDir:
 
     def partial_payload(self, stage: str) -> JSON | None:
         """Return what the partial work of a stage was started with, or None if there is none."""
-        path = self.partial(stage) / "payload.json"
-        if not path.is_file():
+        try:
+            payload: JSON = read_json(self.partial(stage) / "payload.json")
+        except (FileNotFoundError, NotADirectoryError):  # or renamed by a commit at this moment
             return None
-        payload: JSON = read_json(path)
         return payload
 
     def open_partial(self, stage: str, payload: JSON) -> Path:

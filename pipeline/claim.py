@@ -7,6 +7,7 @@ elsewhere, by the claim's token or by results that do not depend on who makes th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -37,12 +38,13 @@ class Claim:
         """What names this hold in the marker; None if it is not held."""
         return self._lease.token
 
-    def take(self, timeout: float = 0.0) -> bool:
-        """Return whether it is held now, after asking for at most `timeout` seconds."""
+    def take(self, timeout: float = 0.0, poll: Callable[[], None] = lambda: None) -> bool:
+        """Return whether it is held now, after asking for `timeout` seconds; `poll` is called in between."""
         deadline = time.monotonic() + timeout
         while not self._take_once():
             if time.monotonic() >= deadline:
                 return False
+            poll()
             time.sleep(_POLL_SECONDS)
         return True
 

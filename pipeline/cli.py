@@ -174,7 +174,9 @@ def build_app(
         join(helped, recipe_type, place, execution, stop)
         print(f"{stage} is done.")
 
-    join_command.__doc__ = f"{join_command.__doc__} They have: {', '.join(_sharded(stages))}."
+    join_command.__doc__ = (
+        f"{join_command.__doc__} Stages that have shards: {', '.join(_sharded(stages))}."
+    )
 
     @app.command("plan")
     def plan_command(
@@ -266,7 +268,7 @@ def _do(
     limit_threads(asked.execution.threads)
     stop = StopFlag()
     stop.listen()
-    with lease.hold(place, job_id()) as token:
+    with lease.hold(place, job_id(), stop.check) as token:
         log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
         start_logging(place.logs("run") / log_name, console=True)
         place.sweep()

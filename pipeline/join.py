@@ -1,7 +1,8 @@
 """Help with the shards of a stage that another process carries out, from any host that sees the run.
 
 The helper holds nothing but the shards it has claimed, and publishes only whole ones: it may come, go and
-be killed at any moment. What it makes depends on the recipe alone, which it compares with the run's first.
+be killed at any moment. What it makes depends on the recipe, the device, the versions and the threads, which
+it compares with the run's first.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import time
 from pipeline.artifact import RunDir
 from pipeline.config import JSON, diff, load_yaml, validate
 from pipeline.distributed.world import World, timeout_seconds
-from pipeline.errors import LaunchError, WorkIsGone
+from pipeline.errors import LaunchError, StaleArtifact, WorkIsGone
+from pipeline.files import read_json
 from pipeline.lease import Silence
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
+from pipeline.provenance import conditions
 from pipeline.runner import HashCache, Session, stage_context
-from pipeline.shards import work_through
+from pipeline.shards import Shards, work_through
 from pipeline.stage import Execution, Recipe, Stage
-from pipeline.workers import POLL_SECONDS
+
+_POLL_SECONDS = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ def join(
     Args:
         stage: A stage that has shards.
         recipe_type: The recipe with one section a stage.
-        run_dir: The run; it need not be there yet.
+        run_dir: The run.
         execution: Processes and threads to help with.
         stop: Polled between shards.
 
@@ -48,20 +52,25 @@ def join(
     """
     stage.sharder()
     silence, limit = Silence(run_dir), timeout_seconds()
+    told = ""
     while not run_dir.committed(stage.name).is_dir():
         stop.check()
         if silence.seconds() > limit:
             raise LaunchError(
-                f"{run_dir.root}: nobody has worked here for {limit} s, so {stage.name} will not end; start "
-                "`sumpipe run` there, or raise SUMPIPE_TIMEOUT_SECONDS if it is only slow to start"
+                f"{run_dir.root}: nobody has worked here for {limit} s, so {stage.name} will not end{told}; "
+                "start `sumpipe run` there, or raise SUMPIPE_TIMEOUT_SECONDS if it is only slow to start"
             )
         payload = run_dir.partial_payload(stage.name)
         if payload is not None:
             try:
-                _help(stage, recipe_type, run_dir, payload, execution, stop)
+                if _help(stage, recipe_type, run_dir, payload, execution, stop):
+                    silence, told = Silence(run_dir), ", though all its shards are done"
             except WorkIsGone as gone:
                 _logger.info("%-8s %s", stage.name, gone)
-        time.sleep(POLL_SECONDS)
+            except (StaleArtifact, FileNotFoundError):
+                if run_dir.partial_payload(stage.name) == payload:
+                    raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _help(
@@ -71,32 +80,45 @@ def _help(
     payload: JSON,
     execution: Execution,
     stop: StopFlag,
-) -> None:
-    """Do what is left of each step, as soon as its shards are wanted.
+) -> bool:
+    """Do what is left of the steps whose shards are wanted now; returns whether anything was.
 
     Raises:
         WorkIsGone: If the work was finished or removed meanwhile.
+        LaunchError: If what this process would make is not what the run is made of.
     """
     recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
     ours = stage.payload(recipe, payload["inputs"], HashCache(run_dir.hash_cache))
     if changes := diff(payload, ours):
         raise LaunchError(
-            f"{run_dir.partial(stage.name)}: this process would make something else ({changes[0]}); help "
-            "with the same version of sumpipe as the one that holds the run"
+            f"{run_dir.partial(stage.name)}: this process would make something else ({changes[0]}): "
+            f"{run_dir.recipe}, or the version of sumpipe, is not what the work was begun with"
         )
 
     def guard() -> None:
         if run_dir.partial_payload(stage.name) != payload:
             raise WorkIsGone(f"{run_dir.partial(stage.name)}: is gone")
 
+    has_helped = False
     session = Session(recipe, run_dir, execution, stop, token="", rank_module="")
     progress = Progress(stage.name, None, console=False)
     context = stage_context(stage, payload, session, World(), progress)
     context = dataclasses.replace(context, guard=guard)
     for shards in stage.sharder()(stage.config(recipe), context):
-        while not shards.claims.is_dir():
-            stop.check()
-            guard()
-            time.sleep(POLL_SECONDS)
+        if not (shards.folder.is_dir() and shards.missing()):
+            break
+        _require_conditions(shards, execution.threads)
         for done in work_through(shards, execution.processes, execution.threads, stop):
-            _logger.info("%-8s shard %d/%d, as a helper", stage.name, done, shards.count)
+            _logger.info("%-8s %d/%d shards are done", stage.name, done, shards.count)
+        has_helped = True
+    return has_helped
+
+
+def _require_conditions(shards: Shards, threads: int) -> None:
+    """Raise LaunchError unless shards come out here as they do where the run is held."""
+    theirs = read_json(shards.conditions)
+    if changes := diff(theirs, conditions(threads)):
+        raise LaunchError(
+            f"{shards.folder}: shards made here would differ ({'; '.join(changes[:3])}); help with the same "
+            "device, versions and SUMPIPE_THREADS as the process that holds the run"
+        )

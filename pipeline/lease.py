@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -26,12 +26,15 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
+def hold(
+    run_dir: RunDir, job: str | None, poll: Callable[[], None] = lambda: None
+) -> Iterator[str]:
     """Hold the run directory; yields the token that `require` checks.
 
     Args:
         run_dir: The run to work in.
         job: The scheduler's job id, to tell a second process who is here.
+        poll: Called again and again while it waits for a dead holder; may raise.
 
     Raises:
         RunDirInUse: If a living process holds it, with its host, pid, job and the ways out. A dead
@@ -39,7 +42,7 @@ def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
     """
     claim = Claim(run_dir.lease, LEASE_SECONDS)
     if not claim.take():
-        _wait_for_silent_holder(claim, run_dir)
+        _wait_for_silent_holder(claim, run_dir, poll)
     try:
         token = claim.token
         if token is None:
@@ -51,7 +54,7 @@ def hold(run_dir: RunDir, job: str | None) -> Iterator[str]:
         claim.release()
 
 
-def _wait_for_silent_holder(claim: Claim, run_dir: RunDir) -> None:
+def _wait_for_silent_holder(claim: Claim, run_dir: RunDir, poll: Callable[[], None]) -> None:
     """Take over from a holder on another host, or one without a name, if it stays silent.
 
     Raises:
@@ -61,7 +64,7 @@ def _wait_for_silent_holder(claim: Claim, run_dir: RunDir) -> None:
     if holder is not None and holder["host"] == socket.gethostname():
         raise RunDirInUse(_who(run_dir))
     _logger.warning("%s Waiting %.0f s for a sign of life.", _who(run_dir), LEASE_SECONDS)
-    if not claim.take(timeout=LEASE_SECONDS + 5):
+    if not claim.take(LEASE_SECONDS + 5, poll):
         raise RunDirInUse(_who(run_dir))
 
 

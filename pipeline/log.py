@@ -71,7 +71,7 @@ class Progress:
         self._is_terminal = console and sys.stderr.isatty()
         self._bar: RichProgress | None = None
         self.latest: JSON | None = None
-        """The last update: done, total, unit; None before the first."""
+        """The last update: done, total, unit, utc and figures; None before the first."""
         self._is_written = True
         self._next_line = 0.0
         self._next_state = 0.0

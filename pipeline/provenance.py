@@ -42,6 +42,16 @@ def collect() -> JSON:
     }
 
 
+def conditions(threads: int) -> JSON:
+    """Return what the bytes of a result depend on besides the recipe: device, versions, threads."""
+    return {
+        "device": "gpu" if visible_gpus() else "cpu",
+        "threads": threads,
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": platform.machine(),
+    }
+
+
 def _without_token(command: list[str]) -> list[str]:
     """Leave out the token of the run's hold: it means nothing later."""
     if "--lease" not in command:

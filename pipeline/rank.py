@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -13,21 +14,17 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import lease
 from pipeline.artifact import RunDir, require_run_dir
 from pipeline.config import JSON, load_yaml, validate
 from pipeline.distributed import collectives, presence
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
     World,
-    job_id,
-    limit_threads,
     quiet_libraries,
     show_gpus,
     thread_count,
     timeout_seconds,
     use_large_pages,
-    use_one_gpu,
 )
 from pipeline.errors import (
     EXIT_DONE,
@@ -38,7 +35,6 @@ from pipeline.errors import (
     storage_error,
 )
 from pipeline.files import write_atomic
-from pipeline.join import join
 from pipeline.launch import is_lost_peer, write_error
 from pipeline.log import Progress, start_logging
 from pipeline.planner import Action, Decision, plan, select
@@ -50,9 +46,9 @@ from pipeline.runner import (
     commit,
     record_preemption,
     refuse_stale,
-    run_stage,
 )
 from pipeline.stage import Execution, Launch, Recipe, Stage
+from pipeline.tasks import carry_out, held
 
 _TIMED_OUT = re.compile("timed? ?out", re.I)
 _SETTLE_SECONDS = 2.0
@@ -77,13 +73,14 @@ def main(
     world = None
     log_dir = options.log_dir
     try:
+        require_run_dir(options.run_dir)  # before anything is written there
         world = World.from_env()
         log_dir = log_dir or options.run_dir / "logs" / options.stage / f"port-{world.master_port}"
         start_logging(presence.rank_file(log_dir, world.rank, "log"), console=world.is_first)
         _announce(log_dir, world, is_supervised=options.supervisor is not None)
         pid_file = presence.rank_file(log_dir, world.rank, "pid")
         write_atomic(pid_file, str(os.getpid()))
-        _run(stages, recipe_type, options, world, stop)
+        _run(stages, recipe_type, options, world, stop, log_dir)
     except Exception as error:  # noqa: BLE001 - the last frame of the process: report and exit
         return _report(error, log_dir, world, is_supervised=options.supervisor is not None)
     return EXIT_DONE
@@ -110,22 +107,28 @@ def _run(
     options: argparse.Namespace,
     world: World,
     stop: StopFlag,
+    log_dir: Path,
 ) -> None:
     run_dir = require_run_dir(options.run_dir)
-    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
     stage = select(stages, options.stage, options.stage)[0]
     threads = thread_count()
     profile = find_profile(options.ds_config)
     if stage.launch is not Launch.GROUP:
         presence.mark(f"the start of {stage.name}")
-        _share(stages, recipe_type, stage, run_dir, Execution(1, threads, profile), world, stop)
+        execution = Execution(1, threads, profile)
+        look = functools.partial(_decision, stages, stage)
+        carry_out(stage, recipe_type, run_dir, execution, world, stop, log_dir, look)
         return
+    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
     if options.supervisor is not None:
         stop.watch_supervisor(options.supervisor)
     started = time.monotonic()
     execution = Execution(world.size, threads, profile)
     presence.mark("the rendezvous")
-    with collectives.joined(world, threads), _token(run_dir, options.lease, world) as token:
+    with (
+        collectives.joined(world, threads),
+        _token(run_dir, options.lease, stage.name, world, stop) as token,
+    ):
         presence.mark(f"the start of {stage.name}")
         session = Session(recipe, run_dir, execution, stop, token, __name__)
         payload = _payload(stages, stage, session, is_supervised=options.lease is not None)
@@ -134,47 +137,15 @@ def _run(
         _to_commit(stage, payload, session, world, started)
 
 
-def _share(
-    stages: Sequence[Stage],
-    recipe_type: type[Recipe],
-    stage: Stage,
-    run_dir: RunDir,
-    execution: Execution,
-    world: World,
-    stop: StopFlag,
-) -> None:
-    """Carry a stage without a group out: rank 0 holds the run and commits, the others help with shards.
-
-    Raises:
-        ConfigError: If there are others and nothing to help with.
-    """
-    use_one_gpu(world.local_rank)
-    limit_threads(execution.threads)
-    if not world.is_first:
-        # Stopped, it leaves as if all were done: a launcher takes another exit code for a failure and
-        # kills rank 0, which has yet to finish its shard and to say that it was preempted.
-        with contextlib.suppress(Preempted):
-            join(stage, recipe_type, run_dir, execution, stop)
-        return
-    if world.size > 1:
-        stage.sharder()
-    recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
-    with lease.hold(run_dir, job_id()) as token:
-        session = Session(recipe, run_dir, execution, stop, token, __name__)
-        decision = _decision(stages, stage, session)
-        if decision.action is Action.SKIP:
-            _logger.info("%s is done already", stage.name)
-        else:
-            run_stage(decision, session)
-
-
 @contextlib.contextmanager
-def _token(run_dir: RunDir, given: str | None, world: World) -> Iterator[str]:
+def _token(
+    run_dir: RunDir, given: str | None, stage: str, world: World, stop: StopFlag
+) -> Iterator[str]:
     """Give every rank the token of the hold: the supervisor's, or one that rank 0 takes here."""
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         token = given
         if given is None and world.is_first:
-            token = held.enter_context(lease.hold(run_dir, job_id()))
+            token = stack.enter_context(held(run_dir, stage, stop))
         yield collectives.broadcast(token or "")
 
 
@@ -189,6 +160,8 @@ def _payload(
             decision = _decision(stages, stage, session)
             if decision.action is not Action.SKIP:
                 payload = decision.payload
+                session.run_dir.preempted.unlink(missing_ok=True)
+                session.run_dir.progress(stage.name).unlink(missing_ok=True)
                 session.run_dir.open_partial(stage.name, payload)
     agreed = collectives.broadcast(payload)
     if agreed is None:

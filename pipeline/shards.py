@@ -51,10 +51,17 @@ class Shards:
     work: ShardedWork
     count: int
     """They are numbered from 0."""
+    folder: Path
+    """Where they are published. It is there while they are wanted: only the process that holds the run makes
+    and removes it. Other work has another folder, so that a worker left over from before, even one that was
+    paused, finds no place to publish."""
     claims: Path
-    """Folder for the claims, seen by all workers of these shards. It is there while they are wanted: the
-    process that holds the run makes it and removes it. Other work has another folder, so that a worker
-    left over from before, even one that was paused, finds no place to publish."""
+    """Folder for the claims, seen by all workers; outside of what is committed, as anybody may make it."""
+
+    @property
+    def conditions(self) -> Path:
+        """File that says what the bytes of a shard depend on besides the work."""
+        return self.claims / "conditions.json"
 
     def missing(self) -> list[int]:
         """Return the shards that nobody has done."""
@@ -73,14 +80,14 @@ def work_through(shards: Shards, processes: int, threads: int, stop: StopFlag) -
 
     Raises:
         Preempted: If a stop was asked for.
-        LaunchError: If workers keep dying; WorkIsGone if the folder of the claims went away.
+        LaunchError: If workers keep dying; WorkIsGone if the shards' folder went away.
     """
     missing = shards.missing()
     if processes == 1 or len(missing) <= 1:
-        for left in claim_and_work(shards.work, missing, shards.claims, stop):
+        for left in claim_and_work(shards, missing, stop):
             yield shards.count - left
         return
-    crew = _Crew(shards.work, missing, shards.claims, threads, min(processes, len(missing)))
+    crew = _Crew(shards, missing, threads, min(processes, len(missing)))
     try:
         for left in crew.supervise(stop):
             yield shards.count - left
@@ -89,29 +96,32 @@ def work_through(shards: Shards, processes: int, threads: int, stop: StopFlag) -
 
 
 def claim_and_work(
-    work: ShardedWork,
-    shards: Sequence[int],
-    claims: Path,
+    shards: Shards,
+    missing: Sequence[int],
     stop: StopFlag,
     begun: Callable[[int], None] = lambda _: None,
 ) -> Iterator[int]:
     """Do each shard that nobody else does, until all are done; yields how many are left when fewer are.
 
-    `begun` is called with each shard before it is done.
+    Args:
+        shards: What to do.
+        missing: Those to do, in this order.
+        stop: Polled between shards.
+        begun: Called with each shard before it is done.
 
     Raises:
         Preempted: If a stop was asked for.
-        WorkIsGone: If the folder of the claims is.
+        WorkIsGone: If the shards' folder is.
     """
-    left = list(shards)
+    left, work = list(missing), shards.work
     # Kept while a shard is another's: a holder's silence counts from when its contender first asked.
-    claim = {shard: Claim(claims / f"{shard:05d}.lease", LEASE_SECONDS) for shard in left}
+    claim = {shard: Claim(shards.claims / f"{shard:05d}.lease", LEASE_SECONDS) for shard in left}
     while left:
         before = len(left)
         for shard in left[:]:
             stop.check()
             if not work.is_done(shard):
-                with _unless_gone(claims):
+                with _unless_gone(shards.folder):
                     if not claim[shard].take():
                         continue
                     try:
@@ -127,25 +137,25 @@ def claim_and_work(
 
 
 @contextlib.contextmanager
-def _unless_gone(claims: Path) -> Iterator[None]:
+def _unless_gone(folder: Path) -> Iterator[None]:
     """Raise WorkIsGone where a file is missing because the whole work is."""
-    if not claims.is_dir():  # a claim would make it anew
-        raise WorkIsGone(f"{claims}: is gone; another process has this work now")
+    told = f"{folder}: is gone; its shards are joined already, or were removed by another process"
+    if not folder.is_dir():
+        raise WorkIsGone(told)
     try:
         yield
     except FileNotFoundError:
-        if claims.is_dir():
+        if folder.is_dir():
             raise
-        raise WorkIsGone(f"{claims}: is gone; another process has this work now") from None
+        raise WorkIsGone(told) from None
 
 
 @dataclass(frozen=True, slots=True)
 class _Orders:
     """What a worker process is told when it starts."""
 
-    work: ShardedWork
-    shards: Sequence[int]
-    claims: Path
+    shards: Shards
+    missing: Sequence[int]
     threads: int
     number: int
     parent: int
@@ -155,9 +165,8 @@ class _Orders:
 class _Crew:
     """Worker processes, each replaced if it dies without a word."""
 
-    work: ShardedWork
-    shards: Sequence[int]
-    claims: Path
+    shards: Shards
+    missing: Sequence[int]
     threads: int
     size: int
     stop: Event = field(init=False)
@@ -170,9 +179,9 @@ class _Crew:
     def hire(self, number: int) -> tuple[SpawnProcess, Connection]:
         """Start a worker; each begins at another place, so that they seldom want the same shard."""
         spawn = multiprocessing.get_context("spawn")
-        at = number * len(self.shards) // self.size
-        shards = [*self.shards[at:], *self.shards[:at]]
-        orders = _Orders(self.work, shards, self.claims, self.threads, number, os.getpid())
+        at = number * len(self.missing) // self.size
+        missing = [*self.missing[at:], *self.missing[:at]]
+        orders = _Orders(self.shards, missing, self.threads, number, os.getpid())
         ours, theirs = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_work, args=(orders, self.stop, theirs), daemon=True)
         process.start()
@@ -181,13 +190,13 @@ class _Crew:
 
     def supervise(self, stop: StopFlag) -> Iterator[int]:
         """Yield how many shards are left whenever fewer are; returns when none is."""
-        left = list(self.shards)
+        left, work = list(self.missing), self.shards.work
         in_hand: dict[int, int] = {}
         deaths = Counter[int | None]()
         while left:
             stop.check()
             time.sleep(POLL_SECONDS)
-            remaining = [shard for shard in left if not self.work.is_done(shard)]
+            remaining = [shard for shard in left if not work.is_done(shard)]
             if len(remaining) < len(left):
                 left = remaining
                 yield len(left)
@@ -205,7 +214,7 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Let workers finish the shard in hand and end, if there is still something to do; else end them."""
-        is_over = all(map(self.work.is_done, self.shards))
+        is_over = all(map(self.shards.work.is_done, self.missing))
         self.stop.set()
         deadline = time.monotonic() + (_LEAVE_SECONDS if is_over else LEASE_SECONDS)
         for process, _ in self.workers:
@@ -250,9 +259,7 @@ def _work(orders: _Orders, stop: Event, connection: Connection) -> None:
 
     begin_worker(orders.parent, orders.threads, orders.number, poll)
     try:
-        for _ in claim_and_work(
-            orders.work, orders.shards, orders.claims, flag, begun=connection.send
-        ):
+        for _ in claim_and_work(orders.shards, orders.missing, flag, begun=connection.send):
             pass
     except Preempted:
         return  # as the parent asked

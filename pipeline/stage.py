@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +16,10 @@ from pipeline.artifact import Artifact
 from pipeline.config import JSON, Config
 from pipeline.distributed.world import World
 from pipeline.errors import ConfigError
+from pipeline.files import write_json
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
+from pipeline.provenance import conditions
 from pipeline.shards import Shards, work_through
 
 Metrics = dict[str, Any]
@@ -79,6 +82,11 @@ class StageContext:
     recipe_name: str = "unnamed"
     """For people; not part of any identity."""
 
+    @property
+    def claims(self) -> Path:
+        """Where those who share this very work claim shards."""
+        return self.work.parent / ".claims" / f"{self.work.stem}-{self.fingerprint[:12]}"
+
     def share(self, shards: Shards) -> None:
         """Do shards, together with whoever joins, until none is left.
 
@@ -86,11 +94,16 @@ class StageContext:
             Preempted: If a stop was asked for.
             LaunchError: If workers keep dying.
         """
-        shards.claims.mkdir(parents=True, exist_ok=True)
         execution = self.execution
+        shards.claims.mkdir(parents=True, exist_ok=True)
+        write_json(shards.conditions, conditions(execution.threads))
+        shards.folder.mkdir(exist_ok=True)
+        self.progress.update(shards.count - len(shards.missing()), shards.count, "shard")
         for done in work_through(shards, execution.processes, execution.threads, self.stop):
             self.guard()
             self.progress.update(done, shards.count, "shard")
+        # A helper that is late may still write there; what it leaves is no part of the run.
+        shutil.rmtree(shards.claims, ignore_errors=True)
 
 
 class StageFunction(Protocol):

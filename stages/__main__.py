@@ -7,11 +7,12 @@ import sys
 from pipeline.cli import main as run_command_line
 from pipeline.slurm.command import slurm_commands
 from stages.doctor import add_doctor
+from stages.drill import add_drill
 from stages.generate.command import add_summarize
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
-COMMANDS = (add_summarize, slurm_commands(STAGES, SummarizationRecipe), add_doctor)
+COMMANDS = (add_summarize, slurm_commands(STAGES, SummarizationRecipe), add_doctor, add_drill)
 """Commands beside those on runs."""
 
 

@@ -67,8 +67,7 @@ def run(config: GenerateConfig, context: StageContext) -> Metrics:
     if not path.exists():
         _decode_shards(config, context, path)
     context.guard()
-    if _folder(context).exists():
-        shutil.rmtree(_folder(context))
+    _remove(_folder(context))
     failed = context.work / "failed.jsonl"
     write_jsonl(failed, (one for one in read_jsonl(path, Prediction) if one.score is None))
     metrics = _metrics(path)
@@ -103,7 +102,7 @@ def shards(config: GenerateConfig, context: StageContext) -> Iterator[Shards]:
     """Yield the one step of the work: the split, cut by the recipe."""
     work = _work(config, context)
     count = -(-len(EncodedSources(work.encoded)) // config.shard_rows)
-    yield Shards(work, count, work.folder / "claims")
+    yield Shards(work, count, work.folder, context.claims)
 
 
 def _work(config: GenerateConfig, context: StageContext) -> ShardWork:
@@ -118,6 +117,17 @@ def _work(config: GenerateConfig, context: StageContext) -> ShardWork:
 
 def _folder(context: StageContext) -> Path:
     return context.work / f"shards-{context.fingerprint[:12]}"
+
+
+def _remove(folder: Path) -> None:
+    """Remove the shards, also what a crash has left of a removal."""
+    doomed = folder.with_name(f"removed-{folder.name}")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    if folder.exists():
+        # Renamed first: a helper that is late may still write there, and then finds that the place is gone.
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _decode_shards(config: GenerateConfig, context: StageContext, path: Path) -> None:

@@ -150,7 +150,8 @@ def finetune(
 
 def export(world: World, run_dir: str) -> dict[str, Any]:
     """Export what `finetune` committed into export.partial; returns its metrics."""
-    from stages.export.config import ExportConfig
+    from stages.decoding import DecodingRules
+    from stages.export.config import ExportSettings
     from stages.export.run import run as export_run
 
     folder = RunDir(Path(run_dir))
@@ -167,4 +168,4 @@ def export(world: World, run_dir: str) -> dict[str, Any]:
         progress=Progress("export", None, console=False),
         guard=lambda: None,
     )
-    return export_run(ExportConfig(), context)
+    return export_run(ExportSettings(decoding=DecodingRules()), context)

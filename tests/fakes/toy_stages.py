@@ -121,11 +121,16 @@ STAGES = (
 )
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     """Start the toy command line in a process of its own."""
     command = [sys.executable, "-m", "tests.fakes.toy_stages", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=CHECKOUT,
+        env={**os.environ, **variables},
     )
 
 
@@ -177,7 +182,7 @@ def run_s(config: SConfig, context: StageContext) -> Metrics:
 
 def shards_s(config: SConfig, context: StageContext) -> Iterator[Shards]:
     folder = context.work / f"shards-{context.fingerprint}"
-    yield Shards(Squares(folder, config.seconds), config.count, folder / "claims")
+    yield Shards(Squares(folder, config.seconds), config.count, folder, context.claims)
 
 
 SHARING = (
@@ -227,4 +232,11 @@ if __name__ == "__main__":
     if sys.argv[1] == "sharing":
         graph = (SHARING, SharingRecipe)
         del sys.argv[1]
+    if sys.argv[1] == "rank":  # as a launcher's task
+        from pipeline.preemption import StopFlag
+        from pipeline.rank import main as run_rank
+
+        stop = StopFlag()
+        stop.listen()
+        sys.exit(run_rank(*graph, sys.argv[2:], stop))
     sys.exit(main(*graph, rank_module="tests.fakes.toy_stages", about="Toys"))

@@ -11,6 +11,7 @@ import pytest
 from pipeline import lease, shards
 from pipeline.artifact import RunDir
 from pipeline.claim import Claim
+from pipeline.errors import Preempted
 from pipeline.preemption import StopFlag
 from tests.fakes.toy_stages import Squares
 
@@ -51,6 +52,16 @@ def test_a_nameless_marker_that_is_refreshed_is_a_living_holders(tmp_path: Path)
         os.utime(tmp_path / "a")
 
 
+def test_a_stop_ends_the_wait_for_a_silent_holder(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    stop = StopFlag()
+    stop.request("SIGUSR2")
+    asked = time.monotonic()
+    with pytest.raises(Preempted, match="SIGUSR2"):
+        Claim(tmp_path / "a").take(60, stop.check)
+    assert time.monotonic() - asked < 5
+
+
 def test_a_run_directory_whose_taker_died_at_once_is_free_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +79,6 @@ def test_a_shard_whose_taker_died_at_once_is_done(
     claims = tmp_path / "claims"
     claims.mkdir()
     (claims / "00001.lease").touch()
-    work = shards.Shards(Squares(tmp_path), 3, claims)
+    work = shards.Shards(Squares(tmp_path), 3, tmp_path, claims)
     assert list(shards.work_through(work, 1, 1, StopFlag()))[-1] == 3
     assert (tmp_path / "001.txt").read_text(encoding="utf-8") == "1\n"

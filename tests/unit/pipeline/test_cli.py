@@ -47,6 +47,11 @@ OPTIONS = {
         "--qos", "--constraint", "--sbatch", "--python", "--dry-run",
     },
     "cancel": {"run_dir"},
+    "drill": {
+        "recipe", "--dir", "--processes", "--ds-config", "--limit", "--json", "--slurm", "--site",
+        "--nodes", "--gpus-per-node", "--tasks-per-node", "--cpus-per-task", "--mem-per-cpu", "--time",
+        "--partition", "--account", "--qos", "--constraint", "--sbatch",
+    },
     "status": {"run_dir", "--json", "--deep"},
     "config": {"recipe", "--set"},
     "summarize": {

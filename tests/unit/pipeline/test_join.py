@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -29,7 +31,7 @@ def done_by(folder: Path, process: subprocess.Popen[str]) -> list[str]:
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -92,6 +94,56 @@ def test_a_helper_of_work_that_is_made_anew_otherwise_ends(folder: Path) -> None
     assert squares(folder) == f"{[number**2 for number in range(5)]}\n"
     code, words = ended(helper)
     assert code == 0, words
+
+
+def rank(folder: Path, number: int, size: int) -> subprocess.Popen[str]:
+    """A task of a scheduler's."""
+    place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NTASKS": str(size)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29998", "SLURM_JOB_ID": "17"}
+    arguments = ("sharing", "rank", "s", "--run-dir", folder / "run")
+    return start(*arguments, **place, **meeting)
+
+
+def test_a_preempted_first_task_leaves_when_the_others_have_finished_theirs(folder: Path) -> None:
+    assert ended(run(folder, "--set", "s.seconds=3", "--dry-run"))[0] == 0
+    (folder / "run").mkdir()
+    recipe = "name: toy\ns: {seconds: 3}\n"
+    (folder / "run" / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    first, second = rank(folder, 0, 2), rank(folder, 1, 2)
+    wait_until(lambda: done_by(folder, first))
+    wait_until(lambda: done_by(folder, second))
+    begun = [path.name[:3] for path in folder.glob("run/s.partial/shards-*/[0-9]*.begun.*")]
+    first.send_signal(signal.SIGUSR2)
+    second.send_signal(signal.SIGUSR2)
+    assert ended(first)[0] == 75
+    (work,) = folder.glob("run/s.partial/shards-*")
+    assert {path.stem for path in work.glob("[0-9]*.txt")} == set(begun)  # none is lost
+    assert ended(second)[0] == 0  # by now
+    left = json.loads((folder / "run" / "preempted.json").read_text(encoding="utf-8"))
+    assert (left["job"], left["stage"], left["progress"]["unit"]) == ("17", "s", "shard")
+
+
+def test_a_helper_of_a_holder_that_died_before_it_wanted_help_gives_up(folder: Path) -> None:
+    holder = run(folder)
+    wait_until(lambda: list((folder / "run").glob("s.partial/shards-*")))
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    (work,) = folder.glob("run/s.partial/shards-*")
+    shutil.rmtree(work)
+    helper = start("sharing", "join", folder / "run", "s", SUMPIPE_TIMEOUT_SECONDS="2")
+    code, words = ended(helper)
+    assert code == 1
+    assert "nobody has worked here for 2 s" in words
+
+
+def test_a_helper_with_other_threads_is_refused(folder: Path) -> None:
+    holder = run(folder)
+    wait_until(lambda: list((folder / "run").glob("s.partial/shards-*")))
+    code, words = ended(start("sharing", "join", folder / "run", "s", SUMPIPE_THREADS="2"))
+    assert code == 1
+    assert "threads 1 -> 2" in words
+    assert ended(holder)[0] == 0
+    assert squares(folder) == SQUARES
 
 
 @pytest.mark.parametrize(

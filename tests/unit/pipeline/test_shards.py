@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import pipeline.shards
-from pipeline.errors import DataError, LaunchError, Preempted
+from pipeline.claim import Claim
+from pipeline.errors import DataError, LaunchError, Preempted, WorkIsGone
 from pipeline.preemption import StopFlag
 from pipeline.shards import Shards, work_through
 from tests.fakes.toy_stages import Complaining, Deadly, Squares, Unspeakable
@@ -32,9 +34,7 @@ SQUARES = {f"{shard:03d}.txt": f"{shard * shard}\n" for shard in SHARDS}
 
 
 def shards_of(work: Squares) -> Shards:
-    claims = work.folder / "claims"
-    claims.mkdir(exist_ok=True)
-    return Shards(work, len(SHARDS), claims)
+    return Shards(work, len(SHARDS), work.folder, work.folder / "claims")
 
 
 def through(work: Squares, processes: int, stop: StopFlag | None = None) -> Iterator[int]:
@@ -95,14 +95,34 @@ def test_what_is_no_error_of_ours_is_told_whatever_it_is(tmp_path: Path) -> None
 
 
 def test_work_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
-    progress = through(Squares(tmp_path), 1)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    shards = Shards(Squares(folder), len(SHARDS), folder, tmp_path / "claims")
+    progress = work_through(shards, 1, 1, StopFlag())
     next(progress)
-    for path in (tmp_path / "claims").iterdir():
-        path.unlink()
-    (tmp_path / "claims").rmdir()
-    with pytest.raises(LaunchError, match="another process has this work now"):
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(WorkIsGone, match="joined already, or were removed"):
         next(progress)
-    assert not (tmp_path / "claims").exists()
+    assert not folder.exists()
+
+
+def test_a_worker_that_was_paused_while_its_work_went_makes_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    shards = Shards(Squares(folder), len(SHARDS), folder, tmp_path / "claims")
+    take = Claim.take
+
+    def take_late(claim: Claim, *rest: Any) -> bool:
+        folder.rename(tmp_path / "elsewhere")
+        return take(claim, *rest)
+
+    monkeypatch.setattr(Claim, "take", take_late)
+    with pytest.raises(WorkIsGone):
+        next(work_through(shards, 1, 1, StopFlag()))
+    assert not folder.exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -167,8 +187,7 @@ from tests.fakes.toy_stages import Squares
 pipeline.shards.LEASE_SECONDS = 3.0
 folder = Path(sys.argv[1])
 work = Squares(folder, seconds=1.0)
-shards = pipeline.shards.Shards(work, 6, folder / "claims")
-shards.claims.mkdir(exist_ok=True)
+shards = pipeline.shards.Shards(work, 6, folder, folder / "claims")
 list(pipeline.shards.work_through(shards, 1, 1, StopFlag()))
 """
 
@@ -180,8 +199,7 @@ from pipeline.shards import Shards, work_through
 from tests.fakes.toy_stages import Squares
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    shards = Shards(Squares(folder, seconds=60), 6, folder / "claims")
-    shards.claims.mkdir()
+    shards = Shards(Squares(folder, seconds=60), 6, folder, folder / "claims")
     list(work_through(shards, 2, 1, StopFlag()))
 """
 

@@ -86,7 +86,7 @@ def test_every_mistake_is_told_at_once() -> None:
 @pytest.mark.parametrize(("lanes", "processes"), [(2, 3), (1, 8)])
 def test_more_processes_than_lanes_are_refused(lanes: int, processes: int) -> None:
     settings = checked(batch={"lanes": lanes})
-    with pytest.raises(ConfigError, match=rf"{processes} processes.*--processes {lanes} or fewer"):
+    with pytest.raises(ConfigError, match=rf"{processes} processes.*use {lanes} or fewer"):
         check_launch(settings, execution(processes))
     check_launch(settings, execution(lanes))
 

@@ -1,0 +1,104 @@
+"""A stage that needs no process group, as one of several tasks: the first holds the run, the others help."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline import lease
+from pipeline.artifact import RunDir
+from pipeline.claim import LEASE_SECONDS
+from pipeline.config import load_yaml, validate
+from pipeline.distributed.presence import rank_file
+from pipeline.distributed.world import World, job_id, limit_threads, use_one_gpu
+from pipeline.errors import Preempted
+from pipeline.files import write_atomic
+from pipeline.join import join
+from pipeline.planner import Action, Decision
+from pipeline.preemption import StopFlag
+from pipeline.runner import Session, record_preemption, run_stage
+from pipeline.stage import Execution, Recipe, Stage
+from pipeline.workers import POLL_SECONDS
+
+_logger = logging.getLogger(__name__)
+
+
+def carry_out(
+    stage: Stage,
+    recipe_type: type[Recipe],
+    run_dir: RunDir,
+    execution: Execution,
+    world: World,
+    stop: StopFlag,
+    log_dir: Path,
+    look: Callable[[Session], Decision],
+) -> None:
+    """Do this task's part of a stage.
+
+    Args:
+        stage: A stage without a group.
+        recipe_type: The recipe with one section a stage.
+        run_dir: The run, with its recipe.
+        execution: What this task computes with.
+        world: Which task this is.
+        stop: Polled between shards.
+        log_dir: Where the tasks of this launch leave word for each other.
+        look: Plans the stage.
+
+    Raises:
+        ConfigError: If there are several tasks and nothing to share.
+        Preempted: By the first task, if a stop was asked for; the others have left then.
+    """
+    use_one_gpu(world.local_rank)
+    limit_threads(execution.threads)
+    left = rank_file(log_dir, world.rank, "left")
+    if not world.is_first:
+        left.unlink(missing_ok=True)
+        # Stopped, a helper leaves as if all were done: a launcher takes another exit code for a failure and
+        # kills the first task, which has yet to finish its shard and to say that it was preempted.
+        with contextlib.suppress(Preempted):
+            join(stage, recipe_type, run_dir, execution, stop)
+        write_atomic(left, "")
+        return
+    if world.size > 1:
+        stage.sharder()
+    try:
+        with held(run_dir, stage.name, stop) as token:
+            recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
+            session = Session(recipe, run_dir, execution, stop, token, __name__)
+            decision = look(session)
+            if decision.action is Action.SKIP:
+                _logger.info("%s is done already", stage.name)
+            else:
+                run_stage(decision, session)
+    except Preempted:
+        _wait_for_helpers(log_dir, world.size)
+        raise
+
+
+def _wait_for_helpers(log_dir: Path, size: int) -> None:
+    """Let the others finish the shard in hand: this task's exit code makes the launcher kill them."""
+    deadline = time.monotonic() + LEASE_SECONDS
+    others = [rank_file(log_dir, rank, "left") for rank in range(1, size)]
+    while not all(map(Path.exists, others)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def held(run_dir: RunDir, stage: str, stop: StopFlag) -> Iterator[str]:
+    """Hold the run directory for a stage; yields the token.
+
+    Raises:
+        RunDirInUse: If a living process holds it.
+        Preempted: If a stop was asked for while waiting for a dead holder; leaves word of it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            token = stack.enter_context(lease.hold(run_dir, job_id(), stop.check))
+        except Preempted as stopped:
+            record_preemption(run_dir, stage, str(stopped), None)
+            raise
+        yield token

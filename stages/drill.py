@@ -1,0 +1,178 @@
+"""`sumpipe drill`: what this project's stages are put through, and what has to come out of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.artifact import Artifact, RunDir
+from pipeline.config import JSON
+from pipeline.drill.command import drill_command
+from pipeline.drill.rehearsal import Act, Comparison, Disturbance, Exercise, Rehearsal
+from stages.graph import STAGES
+from stages.recipe import SummarizationRecipe
+
+UPDATES = 30
+CHECKPOINT_EVERY = 5
+TOLERANCE = {"fp32": 2e-5, "bf16": 1e-3, "fp16": 1e-3}
+"""By which losses may differ with another number of ranks, nats per target token, by precision."""
+
+_CHECKPOINTS = "finetune.partial/checkpoints"
+_LOSSES = ("loss", "nll", "smoothing", "r3f/kl", "valid/nll")
+_TIMINGS = ("seconds", "tokens_per_second")
+_TIMED_FILES = ("metrics.jsonl", "index.html")
+"""Files that hold times."""
+
+
+def small(ranks: int) -> list[str]:
+    """Return the overrides that make any recipe one of a minute, on the built-in corpus; nothing is fetched.
+
+    What a recipe says of precision, loss, R3F, optimizer, decoding rules and scores stays.
+    """
+    return [
+        "fetch.dataset={source: demo, train_rows: 240, valid_rows: 24, test_rows: 48}",
+        "fetch.model={source: scratch, vocab_size: 600, d_model: 64, layers: 2, heads: 4, ffn: 128, "
+        "max_positions: 256}",
+        "encode={max_source_tokens: 256, max_target_tokens: 64}",
+        f"finetune.updates={UPDATES}",
+        "finetune.schedule.warmup_updates=5",
+        f"finetune.batch.lanes={max(ranks, 2)}",
+        "finetune.batch.lane_tokens=700",
+        "finetune.compile=false",  # what is compiled depends on the shapes that a process has seen
+        "finetune.selection={}",
+        f"finetune.validate_every={2 * CHECKPOINT_EVERY}",
+        f"finetune.checkpoint_every={CHECKPOINT_EVERY}",
+        "finetune.keep_checkpoints=2",
+        "finetune.log_every=1",
+        "finetune.same_dropout_every=0",
+        "finetune.tensorboard=false",
+        "generate.min_length=0",
+        "generate.max_length=24",
+        "generate.shard_rows=4",
+        "generate.batch_size=4",
+        "report.expected=null",
+    ]
+
+
+def _committed(update: int) -> str:
+    return f"{_CHECKPOINTS}/update_{update:08d}"
+
+
+def _stopped(stage: str, moment: str | None = None) -> Exercise:
+    return Exercise(stage, stage, (Disturbance(f"stop in {stage}", Act.STOP, moment),))
+
+
+EXERCISES = (
+    Exercise(
+        "finetune",
+        "finetune",
+        (
+            # First, so that a cluster has the time to prepare it.
+            Disturbance(
+                "SIGKILL inside a checkpoint",
+                Act.KILL_ALL,
+                f"{_committed(10)}.partial/*",
+                over=_committed(10),
+                may_lose=CHECKPOINT_EVERY,
+            ),
+            Disturbance("stop in training", Act.STOP, _committed(10)),
+            Disturbance(
+                "SIGKILL of a rank", Act.KILL_RANK, _committed(15), may_lose=CHECKPOINT_EVERY
+            ),
+        ),
+    ),
+    Exercise(
+        "finetune_other_ranks",
+        "finetune",
+        (
+            Disturbance(
+                "stop in training, then fewer ranks", Act.STOP, _committed(5), then_fewer=True
+            ),
+            Disturbance("stop in training, then all ranks again", Act.STOP, _committed(10)),
+        ),
+    ),
+    _stopped("generate", "generate.partial/shards-*/?????.jsonl"),
+    *map(_stopped, ("fetch", "clean", "encode", "export", "score", "report")),
+)
+"""The longest first, since a cluster does them side by side."""
+
+
+def compare(stage: str, made: Artifact, wanted: Artifact, same_ranks: bool) -> Comparison:
+    """Compare a stage that was disturbed with one that was not.
+
+    Files byte for byte, but for those that hold times; training metrics value by value, but for times. With
+    another number of ranks on the way only losses are compared, within TOLERANCE, and the counts that say
+    which rows an update had.
+    """
+    counted = 0
+    faults = []
+    if same_ranks:
+        files = {n: f for n, f in wanted.manifest.files.items() if n not in _TIMED_FILES}
+        counted = len(files)
+        faults += [name for name, file in files.items() if made.manifest.files.get(name) != file]
+    what = [f"{counted} files byte for byte"] if counted else []
+    if stage == "finetune":
+        mine, other = (
+            list(_records(artifact.file("metrics.jsonl"))) for artifact in (made, wanted)
+        )
+        tolerance = 0.0 if same_ranks else TOLERANCE[_precision(wanted)]
+        faults += metric_faults(mine, other, tolerance)
+        bits = "bit for bit" if same_ranks else f"within {tolerance:g}"
+        what.append(f"losses of {len(other)} records {bits}")
+    return Comparison(" and ".join(what) + " as undisturbed", faults)
+
+
+def metric_faults(made: list[JSON], wanted: list[JSON], tolerance: float) -> list[str]:
+    """Say how the records of a training differ from those of another; the first difference only.
+
+    Args:
+        made: Records in the order of the file.
+        wanted: The other's.
+        tolerance: Largest difference of losses; 0 for all values, bit for bit.
+    """
+    updates = [record["update"] for record in made]
+    if updates != [record["update"] for record in wanted]:
+        return [f"metrics.jsonl has the records {updates}"]
+    for mine, other in zip(made, wanted, strict=True):
+        for name in sorted({*mine, *other} - {*_TIMINGS}):
+            if not _agree(name, mine.get(name), other.get(name), tolerance):
+                found = f"{mine.get(name)!r}, not {other.get(name)!r}"
+                return [f"{name} of update {mine['update']} is {found}"]
+    return []
+
+
+def _agree(name: str, mine: object, other: object, tolerance: float) -> bool:
+    if tolerance == 0 or not (isinstance(mine, float) and isinstance(other, float)):
+        return mine == other
+    return name not in _LOSSES or abs(mine - other) <= tolerance
+
+
+def _precision(artifact: Artifact) -> str:
+    precision: str = artifact.manifest.payload["config"]["precision"]
+    return precision
+
+
+def _records(path: Path) -> Iterator[JSON]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def redone(run_dir: RunDir, stage: str) -> int | None:
+    """Return the updates whose records were set aside so far, because they were done again."""
+    if stage != "finetune":
+        return None
+    found = [
+        file
+        for folder in (run_dir.partial(stage), run_dir.committed(stage))
+        if (file := folder / "metrics.set_aside.jsonl").is_file()
+    ]
+    return sum("loss" in record for file in found for record in _records(file))
+
+
+add_drill = drill_command(
+    STAGES,
+    SummarizationRecipe,
+    Rehearsal("demo", small, EXERCISES, compare, redone, (sys.executable, "-m", "stages")),
+)

@@ -1,0 +1,83 @@
+"""What this project's drill does and compares."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from pipeline.recipe import packaged_names, resolve
+from stages.drill import CHECKPOINT_EVERY, EXERCISES, UPDATES, metric_faults, small
+from stages.graph import STAGES
+from stages.recipe import SummarizationRecipe
+
+WHOLE = ["fetch.dataset={source: demo}"]
+"""For recipes that leave the place of their data open."""
+RECORDS: list[dict[str, Any]] = [
+    {"update": 1, "loss": 7.25, "r3f/kl": 0.5, "target_tokens": 240, "seconds": 0.2},
+    {"update": 2, "loss": 7.0, "r3f/kl": 0.25, "target_tokens": 250, "seconds": 0.1},
+    {"update": 2, "valid/nll": 6.5, "valid/accuracy": 0.5},
+]
+
+
+@pytest.mark.parametrize("name", packaged_names())
+@pytest.mark.parametrize("ranks", [1, 6])
+def test_every_recipe_becomes_small_and_keeps_what_it_is_about(name: str, ranks: int) -> None:
+    whole = cast(SummarizationRecipe, resolve(SummarizationRecipe, name, WHOLE)[0])
+    recipe, text = resolve(SummarizationRecipe, name, small(ranks))
+    little = cast(SummarizationRecipe, recipe)
+    assert (little.fetch.dataset.source, little.fetch.model.source) == ("demo", "scratch")
+    assert little.finetune.updates == UPDATES
+    assert little.finetune.batch.lanes >= max(ranks, 2)
+    for field in ("precision", "r3f", "loss", "optimizer", "dropout"):
+        assert getattr(little.finetune, field) == getattr(whole.finetune, field)
+    for field in ("profile", "num_beams", "engine", "length_penalty", "no_repeat_ngram_size"):
+        assert getattr(little.generate, field) == getattr(whole.generate, field)
+    assert little.score == whole.score
+    assert "huggingface.co" not in text and "source: hub" not in text
+
+
+def test_every_stage_is_disturbed_and_every_checkpoint_named_is_made() -> None:
+    assert {exercise.stage for exercise in EXERCISES} == {stage.name for stage in STAGES}
+    assert len({exercise.name for exercise in EXERCISES}) == len(EXERCISES)
+    for exercise in EXERCISES:
+        moments = [disturbance.moment for disturbance in exercise.disturbances]
+        assert len(set(moments)) == len(moments)
+        for moment in moments:
+            if moment and "update_" in moment:
+                update = int(moment.split("update_")[1][:8])
+                assert update % CHECKPOINT_EVERY == 0 and update < UPDATES
+
+
+def changed(number: int, **values: object) -> list[dict[str, Any]]:
+    return [{**r, **values} if i == number else dict(r) for i, r in enumerate(RECORDS)]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 2e-5])
+def test_times_do_not_count(tolerance: float) -> None:
+    assert metric_faults(changed(0, seconds=99.0), RECORDS, tolerance) == []
+
+
+def test_with_the_same_ranks_every_bit_counts() -> None:
+    found = metric_faults(changed(1, loss=7.000000000000001), RECORDS, 0.0)
+    assert found == ["loss of update 2 is 7.000000000000001, not 7.0"]
+    assert metric_faults(changed(2, **{"valid/accuracy": 0.51}), RECORDS, 0.0)
+
+
+def test_with_other_ranks_losses_may_differ_by_rounding() -> None:
+    assert metric_faults(changed(1, loss=7.0 + 1.9e-5), RECORDS, 2e-5) == []
+    assert metric_faults(changed(1, loss=7.0 + 2.1e-5), RECORDS, 2e-5)
+    assert metric_faults(changed(2, **{"valid/nll": 6.4}), RECORDS, 2e-5)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 2e-5])
+def test_other_rows_are_found_with_any_ranks(tolerance: float) -> None:
+    assert metric_faults(changed(1, target_tokens=251), RECORDS, tolerance) == [
+        "target_tokens of update 2 is 251, not 250"
+    ]
+    assert metric_faults(changed(1, loss=None), RECORDS, tolerance)
+
+
+def test_an_update_that_is_missing_or_there_twice_is_found() -> None:
+    assert metric_faults(RECORDS[1:], RECORDS, 0.0) == ["metrics.jsonl has the records [2, 2]"]
+    assert metric_faults([RECORDS[0], *RECORDS], RECORDS, 0.0)
