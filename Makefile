@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: help setup demo test test-slow check bench clean
+.PHONY: help setup demo test test-slow test-slurm check bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,7 +23,10 @@ test: setup ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup ## kill matrices, fault drills, whole-corpus runs
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not cluster"
+
+test-slurm: setup ## whole runs on a real Slurm of three nodes: preempted, killed, requeued
+	$(BIN)/python -m pytest -m cluster
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -66,7 +66,8 @@ esac
 # shellcheck disable=SC2317 # called by the trap
 forward() {
   interrupted=yes
-  scancel --signal=USR2 "$SLURM_JOB_ID" 2>/dev/null # fails where Slurm is ending the tasks already
+  # Where Slurm is ending the tasks already this fails, and scancel would try again for a minute.
+  timeout 4 scancel --signal=USR2 "$SLURM_JOB_ID" 2>/dev/null &
 }
 trap forward TERM USR2
 echo "$(date -u +%FT%TZ) $stage on $SLURM_NTASKS task(s) of $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}"
@@ -79,10 +80,40 @@ while :; do
   [ -n "$interrupted" ] || break
 done
 
-# Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does.
+# Nodes of this job that no longer answer, one a line; none if this one does not either: then srun is at fault.
+silent_nodes() {
+  local answers
+  answers=$(timeout -k 5 60 srun --overlap --mem=0 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" \
+    --ntasks-per-node=1 printenv SLURMD_NODENAME 2>/dev/null)
+  [ -z "$answers" ] || scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vxF "$answers"
+}
+
+# Slurm queues the job again, and ends this script, once it has noticed that a node is lost. Asked to do so before
+# that, Slurm 22.05 takes an --exclusive job for one that can never run.
+await_slurm() {
+  local timeout
+  timeout=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p')
+  local deadline=$((SECONDS + 3 * ${timeout:-300} + 60))
+  while [ "$SECONDS" -lt "$deadline" ] && [ -n "$(silent_nodes)" ]; do
+    sleep 5
+  done
+}
+
+# Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does. Nor does it
+# tell a rank that failed from one that lost its peers with a node.
 trap '' TERM USR2
-"$python" -m pipeline.slurm.verdict "$run_dir" "$stage" "$code"
+ask=("$python" -m pipeline.slurm.verdict "$run_dir" "$stage" "$code")
+"${ask[@]}"
 verdict=$?
+if [ "$verdict" -eq 1 ] && [ "$SLURM_NNODES" -gt 1 ]; then
+  mapfile -t silent < <(silent_nodes)
+  if [ ${#silent[@]} -gt 0 ]; then
+    "${ask[@]}" "${silent[@]}"
+    verdict=$?
+    trap - TERM USR2
+    [ "$verdict" -ne 75 ] || await_slurm
+  fi
+fi
 if [ "$verdict" -eq 75 ]; then
   # A job that is being ended is ending for a reason: cancelled, or queued again by Slurm itself. Past its time
   # limit it has nobody else to queue it.

@@ -1,7 +1,7 @@
 """What a run directory remembers of its jobs, in RUN/slurm/: who was submitted, and how jobs ended.
 
 jobs.json       stage -> the job last submitted for it
-verdicts.json   one entry a job that did not commit its stage, in order of time
+verdicts.json   one entry a start of a job that did not commit its stage, in order of time
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ def verdicts(run_dir: RunDir) -> list[JSON]:
 
 
 def note_verdict(run_dir: RunDir, entry: JSON) -> None:
-    """Remember how a job ended."""
-    _write(run_dir, "verdicts.json", [*verdicts(run_dir), {**entry, "utc": utc_now()}])
+    """Remember how a start of a job ended; what was said of the same one before is forgotten."""
+    others = [other for other in verdicts(run_dir) if _start(other) != _start(entry)]
+    _write(run_dir, "verdicts.json", [*others, {**entry, "utc": utc_now()}])
+
+
+def _start(entry: JSON) -> tuple[str, int]:
+    return entry["job"], entry["restart_count"]
 
 
 def _read(run_dir: RunDir, name: str, absent: Any) -> Any:

@@ -1,8 +1,9 @@
-"""How a job ended: `python -m pipeline.slurm.verdict RUN_DIR STAGE SRUN_CODE`, on the batch node after srun.
+"""How a job ended: `python -m pipeline.slurm.verdict RUN_DIR STAGE SRUN_CODE [SILENT_NODE...]`, after srun.
 
 Goes by what the ranks left in the run directory, for srun's code cannot tell a preemption from a failure:
-with --kill-on-bad-exit one rank's 75 may become 137. Exit codes: 0 the stage is committed, 75 queue the
-job again, 1 failed, 2 wrong usage.
+with --kill-on-bad-exit one rank's 75 may become 137. Nodes that no longer answer are named by who asked
+them, since ranks that lost their peers leave the same traces as ranks that failed. Exit codes: 0 the stage
+is committed, 75 queue the job again, 1 failed, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ class Ending(NamedTuple):
     preempted: JSON | None
     """What was left of the last preemption in this run, whosever it was."""
     before: JSON | None
-    """The entry of this job's last verdict; None at its first."""
+    """The entry of this job's verdict after its last start but this one; None if there is none."""
+    silent_nodes: Sequence[str] = ()
+    """Nodes of this job that no longer answer."""
+    progress: JSON | None = None
+    """The last that the stage told of its progress."""
 
 
 class Verdict(NamedTuple):
@@ -64,16 +69,20 @@ def judge(end: Ending) -> Verdict:
             return Verdict(EXIT_FAILED, reason)
         return Verdict(EXIT_DONE, "is committed")
     left = end.preempted
-    if left is None or not _is_of(left, end):
-        told = "nothing is committed, no preemption recorded"
+    if left is not None and _is_of(left, end):
+        reason, told = left["reason"], left.get("progress")
+    elif end.silent_nodes:
+        reason, told = f"no answer of {', '.join(end.silent_nodes)}", end.progress
+    else:
+        traces = "nothing is committed, no preemption recorded"
         if left is not None:
-            told += f" (preempted.json is of job {left['job']}, {left['stage']})"
-        return Verdict(EXIT_FAILED, f"srun ended with code {end.srun_code}: {told}")
-    progress = left.get("progress") or {"done": 0, "total": 0, "unit": "steps"}
+            traces += f" (preempted.json is of job {left['job']}, {left['stage']})"
+        return Verdict(EXIT_FAILED, f"srun ended with code {end.srun_code}: {traces}")
+    progress = told or {"done": 0, "total": 0, "unit": "steps"}
     done, before = progress["done"], end.before
     has_moved = done > (before["done"] if before else 0)
     fruitless = 0 if has_moved else 1 + (before["fruitless"] if before else 0)
-    where = f"{left['reason']} ({progress['unit']} {done}/{progress['total']})"
+    where = f"{reason} ({progress['unit']} {done}/{progress['total']})"
     if fruitless > FRUITLESS_RESTARTS:
         reason = (
             f"{where}; queued again {FRUITLESS_RESTARTS} times in a row without progress, so not once more: "
@@ -88,13 +97,27 @@ def _is_of(left: JSON, end: Ending) -> bool:
     return found == (end.stage, end.job, end.restart_count)
 
 
-def conclude(run_dir: RunDir, stage: str, srun_code: int, job: str, restart_count: int) -> Verdict:
+def conclude(
+    run_dir: RunDir,
+    stage: str,
+    srun_code: int,
+    job: str,
+    restart_count: int,
+    silent_nodes: Sequence[str] = (),
+) -> Verdict:
     """Decide by the run directory, and remember it there unless the stage is committed.
+
+    Asked again for the same start of the job, it decides anew.
 
     Raises:
         PipelineError: If the run directory cannot be read or written.
     """
-    own = [entry for entry in ledger.verdicts(run_dir) if entry["job"] == job]
+    before = [
+        entry
+        for entry in ledger.verdicts(run_dir)
+        if entry["job"] == job and entry["restart_count"] != restart_count
+    ]
+    progress = run_dir.progress(stage)
     end = Ending(
         stage,
         job,
@@ -102,7 +125,9 @@ def conclude(run_dir: RunDir, stage: str, srun_code: int, job: str, restart_coun
         srun_code,
         run_dir.artifact(stage) is not None,
         read_json(run_dir.preempted) if run_dir.preempted.is_file() else None,
-        own[-1] if own else None,
+        before[-1] if before else None,
+        silent_nodes,
+        read_json(progress) if progress.is_file() else None,
     )
     verdict = judge(end)
     if verdict.code != EXIT_DONE:
@@ -114,14 +139,16 @@ def conclude(run_dir: RunDir, stage: str, srun_code: int, job: str, restart_coun
 def main(argv: Sequence[str]) -> int:
     """Say how this job ended and return the exit code."""
     try:
-        if len(argv) != 3 or not argv[2].isdecimal():
-            raise ConfigError(f"verdict: expected RUN_DIR STAGE SRUN_CODE, got {' '.join(argv)!r}")
+        if len(argv) < 3 or not argv[2].isdecimal():
+            raise ConfigError(
+                f"verdict: expected RUN_DIR STAGE SRUN_CODE [SILENT_NODE...], got {' '.join(argv)!r}"
+            )
         job = job_id()
         if job is None:
             raise ConfigError("verdict: SLURM_JOB_ID is not set; it is asked inside a job")
-        root, stage, srun_code = argv
+        root, stage, srun_code, *silent = argv
         run_dir = require_run_dir(Path(root))
-        verdict = conclude(run_dir, stage, int(srun_code), job, job_restarts())
+        verdict = conclude(run_dir, stage, int(srun_code), job, job_restarts(), silent)
     except PipelineError as error:
         return _fail(error)
     except OSError as error:

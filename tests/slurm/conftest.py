@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.launching import kill_tree, start
 from tests.slurm.cluster import Cluster, missing
+from tests.slurm.runs import RANKS, RECIPE
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,19 @@ def no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if used is not None:
         used.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
+    """The recipe of runs.py, undisturbed, on this host alone; to call it is to wait for its end."""
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
+    process = start("run", *RECIPE, "--run-dir", run_dir, "--processes", str(RANKS))
+
+    def ended() -> Path:
+        if process.returncode is None:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+        return run_dir
+
+    yield ended
+    kill_tree(process)

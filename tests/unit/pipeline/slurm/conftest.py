@@ -74,7 +74,7 @@ def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without Slurm: PATH is a folder with the few programs that scripts need."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "head", "sed", "date", "mkdir", "sleep"):
+    for name in ("bash", "head", "sed", "date", "mkdir", "sleep", "timeout", "grep"):
         found = shutil.which(name)
         assert found is not None, f"{name} is missing"
         (folder / name).symlink_to(found)

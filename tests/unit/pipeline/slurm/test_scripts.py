@@ -218,3 +218,30 @@ def test_the_port_depends_on_the_job_and_is_free(programs: Programs, tmp_path: P
         run(environ, tmp_path)
     last = (tmp_path / "ports").read_text(encoding="utf-8").splitlines()[-1]
     assert int(last.split()[1]) != first
+
+
+@pytest.mark.parametrize(
+    ("answer", "asks", "is_queued"),
+    [
+        ("echo n1; echo n2", 1, False),  # all nodes are well: a rank has failed
+        ("echo n1", 2, True),
+        ("", 1, False),  # srun is at fault
+    ],
+)
+def test_a_failure_with_a_silent_node_is_put_to_the_verdict_again(
+    answer: str, asks: int, is_queued: bool, programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    environ = programs(f"case $* in *printenv*) {answer or ':'};; *) exit 1;; esac", verdict=1)
+    python = Path(environ["PATH"]) / "python"
+    # n2 has come back when the verdict is given: nothing is left to wait for.
+    srun = f"sed -i 's/echo n1;;/echo n1; echo n2;;/' '{python.with_name('srun')}'"
+    code = f"case ${{6:-}} in n2) {srun}; exit 75;; *) exit 1;; esac"
+    text = python.read_text(encoding="utf-8").replace("exit 1", code)
+    python.write_text(text, encoding="utf-8")
+    done = run(environ, tmp_path)
+    asked = [call for call in calls() if "verdict" in call]
+    assert len(asked) == asks, done.stderr
+    assert done.returncode == (75 if is_queued else 1)
+    assert ("scontrol requeue 1234" in calls()) == is_queued
+    if is_queued:
+        assert asked[-1].endswith(" finetune 1 n2")

@@ -70,6 +70,28 @@ def test_without_word_of_this_job_it_is_a_failure(left: Any, code: int) -> None:
         assert f"of job {left['job']}" in verdict.reason
 
 
+def test_ranks_that_lost_a_node_have_not_failed() -> None:
+    progress = {"done": 7, "total": 20, "unit": "update"}
+    verdict = judge(ending(1, silent_nodes=["n2", "n5"], progress=progress))
+    assert verdict == (EXIT_PREEMPTED, "no answer of n2, n5 (update 7/20)", 7, 0)
+    before = {"done": 7, "fruitless": 3}
+    assert judge(ending(1, silent_nodes=["n2"], progress=progress, before=before)).code == (
+        EXIT_FAILED
+    )
+    assert judge(ending(1, silent_nodes=["n2"], is_committed=True)).code == EXIT_DONE
+
+
+def test_asked_again_with_the_silent_nodes_it_decides_anew(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    for restart in range(3):
+        assert conclude(run_dir, "b", 1, JOB, restart).code == EXIT_FAILED
+        again = conclude(run_dir, "b", 1, JOB, restart, ["n2"])
+        assert (again.code, again.fruitless) == (EXIT_PREEMPTED, restart + 1)
+    assert [entry["code"] for entry in ledger.verdicts(run_dir)] == [EXIT_PREEMPTED] * 3
+    conclude(run_dir, "b", 1, JOB, 3)
+    assert conclude(run_dir, "b", 1, JOB, 3, ["n2"]).code == EXIT_FAILED
+
+
 def outcome(tmp_path: Path, progress: list[int | None]) -> list[int]:
     """Preempt a job again and again at these points; returns the verdicts up to the first failure."""
     run_dir = RunDir(tmp_path)
