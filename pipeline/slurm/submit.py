@@ -65,8 +65,8 @@ def chain(decisions: Sequence[Decision], jobs: Mapping[str, Job]) -> list[Link]:
             raise LaunchError(f"{stage}: job {job.id} is just ending; submit again in a minute")
         elif missing is not None:
             raise ConfigError(
-                f"{stage} waits in the queue (job {job.id}) without {missing}, whose job is gone: cancel "
-                "first with `sumpipe cancel`, then submit again"
+                f"{stage} waits in the queue (job {job.id}) without {missing}, whose job is gone: if it has "
+                "only just failed, submit again in a minute; else cancel first with `sumpipe cancel`"
             )
     return links
 
