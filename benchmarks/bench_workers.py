@@ -28,7 +28,7 @@ def main() -> None:
     """Print the table; see the module's text."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder of cnndm and gpt2_bpe")
-    parser.add_argument("--documents", type=int, default=24)
+    parser.add_argument("--documents", type=int, default=72)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--append", action="store_true", help="add the table to RESULTS.md")
     parser.add_argument("--seconds", nargs=3, help=argparse.SUPPRESS)
@@ -102,7 +102,8 @@ def seconds(model: Path, encoded: Path, processes: int) -> float:
         claims = Path(folder) / "claims"
         claims.mkdir()
         work = ShardWork(config, model, encoded, Path(folder), threads=1)
-        shards = Shards(work, -(-len(EncodedSources(encoded)) // SHARD_ROWS), claims)
+        count = -(-len(EncodedSources(encoded)) // SHARD_ROWS)
+        shards = Shards(work, count, Path(folder), claims)
         start = time.perf_counter()
         for _ in work_through(shards, processes, 1, StopFlag()):
             pass
