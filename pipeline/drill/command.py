@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import AddCommand, AsJson, Profile
+from pipeline.cli import DEFAULT_PROFILE, AddCommand, AsJson, Profile
 from pipeline.config import validate
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import thread_count, visible_gpus
@@ -39,6 +39,7 @@ from pipeline.slurm.command import (
     Site,
     Tasks,
     Time,
+    asked_of,
 )
 from pipeline.slurm.options import Options, need_of, read_site
 from pipeline.stage import Execution, Launch, Recipe, Stage
@@ -70,7 +71,7 @@ def drill_command(
                 typer.Option("--dir", help="Folder for the runs; an earlier drill's is emptied."),
             ] = Path("runs/drill"),
             processes: Ranks = None,
-            ds_config: Profile = "zero2",
+            ds_config: Profile = DEFAULT_PROFILE,
             limit: Annotated[
                 float,
                 typer.Option(
@@ -95,20 +96,7 @@ def drill_command(
             sbatch: Extra = None,
         ) -> None:
             """Rehearse preemptions with a tiny model: stop and kill stages, and compare what comes out."""
-            given = {
-                "nodes": nodes,
-                "gpus_per_node": gpus_per_node,
-                "tasks_per_node": tasks_per_node,
-                "cpus_per_task": cpus_per_task,
-                "mem_per_cpu": mem_per_cpu,
-                "time": time,
-                "partition": partition,
-                "account": account,
-                "qos": qos,
-                "constraint": constraint,
-                "sbatch": sbatch,
-            }
-            asked = {name: value for name, value in given.items() if value is not None}
+            asked = asked_of(locals())
             root = folder.resolve()
             if slurm:
                 if processes is not None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.artifact import new_or_own, require_run_dir
 from pipeline.cli import DEFAULT_PROFILE, AddCommand, Overrides, Profile, RecipeName, RunPath
-from pipeline.config import validate
+from pipeline.config import JSON, validate
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import thread_count
 from pipeline.errors import ConfigError
@@ -67,6 +67,11 @@ Python = Annotated[
 ]
 
 
+def asked_of(parameters: Mapping[str, Any]) -> JSON:
+    """Return which options of a job were given among a command's parameters, which have their names."""
+    return {name: parameters[name] for name in Options.model_fields if parameters[name] is not None}
+
+
 def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCommand:
     """Return what adds `submit` and `cancel` for a graph of stages."""
 
@@ -95,20 +100,7 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
             ] = False,
         ) -> None:
             """Queue what is left of a run on a Slurm cluster, a job a stage."""
-            given = {
-                "nodes": nodes,
-                "gpus_per_node": gpus_per_node,
-                "tasks_per_node": tasks_per_node,
-                "cpus_per_task": cpus_per_task,
-                "mem_per_cpu": mem_per_cpu,
-                "time": time,
-                "partition": partition,
-                "account": account,
-                "qos": qos,
-                "constraint": constraint,
-                "sbatch": sbatch,
-            }
-            asked = {name: value for name, value in given.items() if value is not None}
+            asked = asked_of(locals())
             flags = validate(Options, asked, "command line")
             site_options = read_site(site)
             resolved, text = resolve(recipe_type, recipe, overrides or [])
@@ -122,7 +114,7 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
             for stage in (item.stage for item in decisions if item.is_to_do):
                 if stage.check is not None:
                     execution = Execution(needs[stage.name].tasks, thread_count(), profile)
-                    stage.check(getattr(resolved, stage.name), execution)
+                    stage.check(stage.config(resolved), execution)
             interpreter = sys.executable if python is None else str(_program(python))
             place = Place(CHECKOUT, interpreter, own.root, profile)
             order = Order(text, place, needs, [stage.name for stage in stages])
