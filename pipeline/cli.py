@@ -31,7 +31,7 @@ from pipeline.errors import (
     ConfigError,
     PipelineError,
     StaleArtifact,
-    storage_error,
+    for_people,
 )
 from pipeline.files import write_atomic
 from pipeline.join import join
@@ -92,10 +92,8 @@ def main(
         app()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_DONE
-    except PipelineError as error:
-        return _fail(error)
-    except OSError as error:
-        shown = storage_error(error)
+    except (PipelineError, OSError) as error:
+        shown = for_people(error)
         if shown is None:
             raise
         return _fail(shown)

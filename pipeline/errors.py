@@ -108,3 +108,10 @@ def storage_error(error: OSError) -> StorageError | None:
         return None
     where = f"{error.filename}: " if error.filename else ""
     return StorageError(f"{where}{error.strerror}; {hint}. Committed work is safe.")
+
+
+def for_people(error: Exception) -> PipelineError | None:
+    """Return what to tell a user of an error; None if it is a bug, which keeps its traceback."""
+    if isinstance(error, PipelineError):
+        return error
+    return storage_error(error) if isinstance(error, OSError) else None

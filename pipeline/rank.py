@@ -32,7 +32,7 @@ from pipeline.errors import (
     LaunchError,
     PipelineError,
     Preempted,
-    storage_error,
+    for_people,
 )
 from pipeline.files import write_atomic
 from pipeline.launch import is_lost_peer, write_error
@@ -226,7 +226,7 @@ def _report(
     error: Exception, log_dir: Path | None, world: World | None, *, is_supervised: bool
 ) -> int:
     """Leave word of a failure: traceback to the log file, message to whoever watches."""
-    shown = (storage_error(error) if isinstance(error, OSError) else None) or error
+    shown = for_people(error) or error
     rank = world.rank if world else 0
     _file_only.error("rank %d ends: %s", rank, "".join(traceback.format_exception(error)))
     if world is not None and log_dir is not None and is_lost_peer(error):

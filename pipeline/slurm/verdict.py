@@ -23,7 +23,7 @@ from pipeline.errors import (
     EXIT_STALE,
     ConfigError,
     PipelineError,
-    storage_error,
+    for_people,
 )
 from pipeline.files import read_json
 from pipeline.slurm import ledger
@@ -149,10 +149,8 @@ def main(argv: Sequence[str]) -> int:
         root, stage, srun_code, *silent = argv
         run_dir = require_run_dir(Path(root))
         verdict = conclude(run_dir, stage, int(srun_code), job, job_restarts(), silent)
-    except PipelineError as error:
-        return _fail(error)
-    except OSError as error:
-        shown = storage_error(error)
+    except (PipelineError, OSError) as error:
+        shown = for_people(error)
         if shown is None:
             raise
         return _fail(shown)
