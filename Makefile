@@ -3,8 +3,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
+# Two files of tests side by side, since many wait for processes and deadlines.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-slow test-slurm check bench clean
+.PHONY: help setup demo test test-slow check bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -13,20 +15,17 @@ setup: .venv/.installed ## make .venv and install everything into it
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[report,track,test,dev,pinned]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bertscore,track,test,dev,pinned]'
 	touch $@
 
 demo: setup ## train and score a small summarizer on two processes, in a few minutes
 	@$(BIN)/sumpipe run demo --run-dir $(RUN_DIR) --processes 2
 
 test: setup ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: setup ## kill matrices, fault drills, whole-corpus runs
-	$(BIN)/python -m pytest -m "slow and not cluster"
-
-test-slurm: setup ## whole runs on a real Slurm of three nodes: preempted, killed, requeued
-	$(BIN)/python -m pytest -m cluster
+	$(PYTEST) -m slow
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -118,6 +118,10 @@ class RunDir:
         """The resolved recipe of the last run."""
         return self.root / "recipe.yaml"
 
+    def has_recipe(self, text: str) -> bool:
+        """Whether the last run was of this recipe, given as YAML with every default explicit."""
+        return self.recipe.is_file() and self.recipe.read_text(encoding="utf-8") == text
+
     @property
     def lease(self) -> Path:
         """The marker of the process that works here."""
@@ -216,8 +220,11 @@ class RunDir:
         """
         partial, final = self.partial(stage), self.committed(stage)
         (partial / "manifest.json").unlink(missing_ok=True)
-        for leftover in partial.rglob(".*.tmp"):
-            leftover.unlink()
+        for leftover in [*partial.rglob(".*.tmp")]:  # of processes that were killed or superseded
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
         files = {name: FileRecord(**record) for name, record in record_tree(partial).items()}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -255,9 +262,10 @@ class RunDir:
                 shutil.rmtree(doomed)
 
     def sweep(self) -> None:
-        """Delete what an interrupted `remove` left behind."""
-        for doomed in self.root.glob(".removed-*"):
-            shutil.rmtree(doomed)
+        """Delete what an interrupted `remove`, or a copy from a cache, left behind."""
+        for pattern in (".removed-*", ".linking-*"):
+            for doomed in self.root.glob(pattern):
+                shutil.rmtree(doomed)
 
 
 def new_or_own(root: Path) -> RunDir:

@@ -38,6 +38,15 @@ class Claim:
         """What names this hold in the marker; None if it is not held."""
         return self._lease.token
 
+    def holder(self) -> tuple[str, str] | None:
+        """Return host and pid that the marker names; None if there is none, or it names nobody."""
+        try:
+            lines = self._marker.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return None
+        named = dict(line.split("=", 1) for line in lines if "=" in line)
+        return (named["host"], named["pid"]) if {"host", "pid"} <= named.keys() else None
+
     def take(self, timeout: float = 0.0, poll: Callable[[], None] = lambda: None) -> bool:
         """Return whether it is held now, after asking for `timeout` seconds; `poll` is called in between."""
         deadline = time.monotonic() + timeout

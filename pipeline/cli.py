@@ -8,18 +8,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
-from pipeline import lease
 from pipeline.artifact import RunDir, new_or_own, require_run_dir
-from pipeline.config import JSON
+from pipeline.cache import Cache
+from pipeline.carry_out import Request, carry_out
 from pipeline.distributed.profile import find_profile
 from pipeline.distributed.world import (
-    job_id,
+    cache_dir,
     limit_threads,
     quiet_libraries,
     thread_count,
@@ -30,21 +30,18 @@ from pipeline.errors import (
     EXIT_DONE,
     ConfigError,
     PipelineError,
-    StaleArtifact,
     for_people,
 )
-from pipeline.files import write_atomic
+from pipeline.foresight import as_json, foreseen, probed, show_plan
 from pipeline.join import join
-from pipeline.log import print_table, start_logging
-from pipeline.planner import INPUT_STALE, Action, Decision, current_inputs, plan, select
+from pipeline.log import start_logging
+from pipeline.planner import plan, select
 from pipeline.preemption import StopFlag
-from pipeline.provenance import utc_now
 from pipeline.recipe import explain, packaged_names, resolve
-from pipeline.runner import HashCache, Session, refuse_stale, run_stage
-from pipeline.stage import Execution, Forecast, ForecastContext, Recipe, Stage, forecaster
+from pipeline.runner import HashCache
+from pipeline.stage import Execution, Recipe, Stage
 from pipeline.status import run_state, show_state
 
-_logger = logging.getLogger(__name__)
 _file_only = logging.getLogger("run")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged name or a path.")]
@@ -58,8 +55,13 @@ Processes = Annotated[
     typer.Option("--processes", min=1, help="Processes; default the GPUs there are, else 1."),
 ]
 Profile = Annotated[str, typer.Option("--ds-config", help="Sharding profile: a name or a path.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir", help="Folder that runs share finished data in; default $SUMPIPE_CACHE_DIR."
+    ),
+]
 DEFAULT_PROFILE = "zero2"
-_NOTHING_LEFT = "Everything is done; nothing was run."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -136,6 +138,7 @@ def build_app(
         ] = None,
         processes: Processes = None,
         ds_config: Profile = DEFAULT_PROFILE,
+        cache: CacheDir = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Only say what would be done.")
         ] = False,
@@ -149,11 +152,13 @@ def build_app(
         execution = _execution(processes, ds_config)
         place = new_or_own(run_dir)
         hash_file = HashCache(place.hash_cache)
-        look = functools.partial(plan, stages, resolved, place, hash_file, selected, redo)
+        shared = _cache(cache)
+        look = functools.partial(plan, stages, resolved, place, hash_file, selected, redo, shared)
         if dry_run:
-            _show_plan(*_foreseen(look(), resolved, place, execution))
+            show_plan(*foreseen(look(), resolved, place, execution))
             return
-        _do(look, redo, place, hash_file, Request(resolved, text, execution, rank_module))
+        asked = Request(resolved, text, execution, rank_module, shared)
+        carry_out(look, redo, place, hash_file, asked)
 
     @app.command("join")
     def join_command(
@@ -187,30 +192,31 @@ def build_app(
             bool,
             typer.Option("--probe", help="Try the largest micro-batch on a GPU of this machine."),
         ] = False,
-        as_json: AsJson = False,
+        cache: CacheDir = None,
+        in_json: AsJson = False,
     ) -> None:
         """Say what would run, why, and what it would take."""
         resolved, _ = resolve(recipe_type, recipe, overrides or [])
         place = RunDir(run_dir.resolve())
         execution = _execution(processes, ds_config)
-        decisions = plan(stages, resolved, place, HashCache(place.hash_cache))
-        decisions, forecasts = _foreseen(decisions, resolved, place, execution)
-        probes = _probed(decisions, resolved, place, execution) if probe else {}
-        if as_json:
-            rows = [_as_json(decision, forecasts, probes) for decision in decisions]
+        decisions = plan(stages, resolved, place, HashCache(place.hash_cache), cache=_cache(cache))
+        decisions, forecasts = foreseen(decisions, resolved, place, execution)
+        probes = probed(decisions, resolved, place, execution) if probe else {}
+        if in_json:
+            rows = [as_json(decision, forecasts, probes) for decision in decisions]
             print(json.dumps(rows, indent=2))
         else:
-            _show_plan(decisions, forecasts, probes)
+            show_plan(decisions, forecasts, probes)
 
     @app.command("status")
     def status_command(
         run_dir: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
-        as_json: AsJson = False,
+        in_json: AsJson = False,
         deep: Annotated[bool, typer.Option("--deep", help="Verify every checksum.")] = False,
     ) -> None:
         """Show state, progress and metrics of each stage."""
         state = run_state([stage.name for stage in stages], run_dir, deep=deep)
-        if as_json:
+        if in_json:
             print(json.dumps(state, indent=2))
         else:
             show_state(state)
@@ -232,154 +238,11 @@ def _sharded(stages: Sequence[Stage]) -> list[str]:
     return [stage.name for stage in stages if stage.shards is not None] or ["none"]
 
 
-class Request(NamedTuple):
-    """What a `run` was asked for."""
-
-    recipe: Recipe
-    text: str
-    """The resolved recipe as YAML."""
-    execution: Execution
-    rank_module: str
-
-
-def _do(
-    look: Callable[[], list[Decision]],
-    redo: Sequence[str],
-    place: RunDir,
-    hash_file: HashCache,
-    asked: Request,
-) -> None:
-    """Refuse what cannot be done before anything is touched, then do what is left."""
-    decisions = _checked(look(), place)
-    todo = [decision for decision in decisions if decision.action is not Action.SKIP]
-    is_recorded = place.recipe.is_file() and place.recipe.read_text(encoding="utf-8") == asked.text
-    if not todo and not redo and is_recorded:
-        _show_end(decisions, place)
-        print(_NOTHING_LEFT)
-        return
-    for decision in todo:
-        if decision.stage.check is not None:
-            decision.stage.check(decision.stage.config(asked.recipe), asked.execution)
-    for stage in redo:
-        place.require_removable(stage)
-    place.root.mkdir(parents=True, exist_ok=True)
-    limit_threads(asked.execution.threads)
-    stop = StopFlag()
-    stop.listen()
-    with lease.hold(place, job_id(), stop.check) as token:
-        log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
-        start_logging(place.logs("run") / log_name, console=True)
-        place.sweep()
-        for stage in reversed(redo):
-            _logger.info("%-8s is removed, as --restart-from asks", stage)
-            place.remove(stage)
-        write_atomic(place.recipe, asked.text)
-        hash_file.save()
-        session = Session(asked.recipe, place, asked.execution, stop, token, asked.rank_module)
-        _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
-    _show_end(decisions, place)
-    if not todo and not redo:
-        print(_NOTHING_LEFT)
-
-
-def _checked(decisions: list[Decision], run_dir: RunDir) -> list[Decision]:
-    """Return a plan that can be carried out, or raise what stands in its way."""
-    refuse_stale(decisions, run_dir)
-    for decision in decisions:
-        if decision.action is Action.BLOCKED:
-            name, reason = decision.stage.name, decision.reason
-            if reason.startswith(INPUT_STALE):
-                source = reason.removeprefix(INPUT_STALE).split(":")[0]
-                raise StaleArtifact(f"{name}: {reason}; redo it with --restart-from {source}")
-            raise ConfigError(f"{name}: {reason}; run without --from and --only")
-    return decisions
-
-
-def _run(decisions: Sequence[Decision], session: Session) -> None:
-    for decision in decisions:
-        if decision.action is Action.SKIP:
-            _logger.info("%-8s skips: %s", decision.stage.name, decision.reason)
-        else:
-            run_stage(decision, session)
+def _cache(asked: Path | None) -> Cache | None:
+    root = asked or cache_dir()
+    return None if root is None else Cache(root.absolute())
 
 
 def _execution(processes: int | None, ds_config: str) -> Execution:
     count = processes or len(visible_gpus()) or 1
     return Execution(count, thread_count(), find_profile(ds_config))
-
-
-Forecasts = dict[str, Forecast]
-"""By the name of the stage."""
-
-
-def _foreseen(
-    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
-) -> tuple[list[Decision], Forecasts]:
-    """Add what the stages that are to be done will take, as far as they can tell."""
-    forecasts = {
-        stage.name: forecaster(stage.forecast)(stage.config(recipe), context)
-        for stage, context in _to_do(decisions, recipe, run_dir, execution)
-        if stage.forecast is not None
-    }
-    return decisions, forecasts
-
-
-def _probed(
-    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
-) -> Forecasts:
-    """Try out the stages that are to be done and can be tried.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    found = {
-        stage.name: forecaster(stage.probe)(stage.config(recipe), context)
-        for stage, context in _to_do(decisions, recipe, run_dir, execution)
-        if stage.probe is not None
-    }
-    if not found:
-        raise ConfigError("--probe: nothing that is left to do can be tried; plan without it")
-    return found
-
-
-def _to_do(
-    decisions: list[Decision], recipe: Recipe, run_dir: RunDir, execution: Execution
-) -> Iterator[tuple[Stage, ForecastContext]]:
-    settings = recipe.model_dump(mode="json", by_alias=True)
-    for decision in decisions:
-        if decision.is_to_do:
-            inputs = current_inputs(decision.stage, decisions, run_dir)
-            yield decision.stage, ForecastContext(inputs, settings, recipe.seed, execution)
-
-
-def _show_plan(decisions: Sequence[Decision], *forecasts: Forecasts) -> None:
-    rows = [(item.stage.name, item.action.value, item.reason) for item in decisions]
-    print_table(("stage", "action", "why"), rows)
-    for name, told in (item for by_stage in forecasts for item in by_stage.items()):
-        print()
-        lines = [(figure.label, figure.certainty, figure.text) for figure in told.figures]
-        print_table((name, "", ""), lines)
-
-
-def _as_json(decision: Decision, forecasts: Forecasts, probes: Forecasts) -> JSON:
-    name = decision.stage.name
-    told = {
-        key: by_stage[name].details
-        for key, by_stage in (("forecast", forecasts), ("probe", probes))
-        if name in by_stage
-    }
-    return {
-        "stage": name,
-        "action": decision.action.value,
-        "why": decision.reason,
-        "fingerprint": decision.fingerprint,
-        **told,
-    }
-
-
-def _show_end(decisions: Sequence[Decision], run_dir: RunDir) -> None:
-    """Print the last stage's console.txt, if it left one; {run_dir} stands for where the run is now."""
-    artifact = run_dir.artifact(decisions[-1].stage.name)
-    if artifact is not None and "console.txt" in artifact.manifest.files:
-        text = artifact.file("console.txt").read_text(encoding="utf-8")
-        print(text.replace("{run_dir}", str(run_dir.root)), end="")

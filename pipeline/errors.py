@@ -24,12 +24,16 @@ EXIT_USAGE = 2
 EXIT_STALE = 3
 EXIT_PREEMPTED = 75
 
+_DENIED = (
+    "permission is denied: give this user the right to it, or choose a --run-dir that this user can write if "
+    "it is in there"
+)
 _STORAGE_HINTS = {
     errno.ENOSPC: "the disk is full: free space, then run the same command again",
     errno.EDQUOT: "the quota is used up: free space, then run the same command again",
     errno.EROFS: "the file system is read-only: choose a --run-dir that can be written",
-    errno.EACCES: "permission is denied: choose a --run-dir that this user can write",
-    errno.EPERM: "permission is denied: choose a --run-dir that this user can write",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
     errno.EEXIST: "a file is in the way: choose another --run-dir",
     errno.ENOTDIR: "part of this path is a file: choose another --run-dir",
     errno.ENAMETOOLONG: "the name is too long for this file system: choose another --run-dir",
@@ -106,7 +110,8 @@ def storage_error(error: OSError) -> StorageError | None:
     hint = _STORAGE_HINTS.get(error.errno or 0)
     if hint is None:
         return None
-    where = f"{error.filename}: " if error.filename else ""
+    file = error.filename2 or error.filename  # of two, as in a copy, the second is the one written
+    where = f"{file}: " if file else ""
     return StorageError(f"{where}{error.strerror}; {hint}. Committed work is safe.")
 
 

@@ -115,8 +115,15 @@ def _help(
 
 
 def _require_conditions(shards: Shards, threads: int) -> None:
-    """Raise LaunchError unless shards come out here as they do where the run is held."""
-    theirs = read_json(shards.conditions)
+    """Raise LaunchError unless shards come out here as they do where the run is held.
+
+    Raises:
+        WorkIsGone: If these shards are done, and the one who holds the run has cleared up after them.
+    """
+    try:
+        theirs = read_json(shards.conditions)
+    except FileNotFoundError:
+        raise WorkIsGone(f"{shards.folder}: is done") from None
     if changes := diff(theirs, conditions(threads)):
         raise LaunchError(
             f"{shards.folder}: shards made here would differ ({'; '.join(changes[:3])}); help with the same "

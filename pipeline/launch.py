@@ -1,14 +1,17 @@
 """Start the ranks of a stage with the `deepspeed` launcher and watch them to the end.
 
-The launcher is not to be trusted alone: its runner dies at once on TERM and leaves the ranks as
-orphans, and it exits 0 when the process below it is killed (launcher/runner.py at 0.19.8). So it runs
-in a session of its own, stops are sent to the ranks themselves, success is the committed artifact,
-and whatever is left in the session afterwards is ended.
+The launcher is not to be trusted alone: it kills the ranks on TERM and leaves them as orphans where it is
+killed. So it runs in a session of its own, stops are sent to the ranks themselves, success is the
+committed artifact, and whatever is left in the session afterwards is ended. It is the half of `deepspeed`
+that starts ranks (launcher/launch.py at 0.19.8); the other half finds nodes and GPUs, which we name,
+takes as long to import, and exits 0 when the first is killed.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import logging
 import math
 import os
@@ -23,7 +26,12 @@ import psutil
 from pipeline.artifact import RunDir
 from pipeline.config import JSON
 from pipeline.distributed.presence import rank_file
-from pipeline.distributed.world import free_port, timeout_seconds, visible_gpus
+from pipeline.distributed.world import (
+    child_environment,
+    free_port,
+    timeout_seconds,
+    visible_gpus,
+)
 from pipeline.errors import EXIT_PREEMPTED, LaunchError, PipelineError, Preempted
 from pipeline.files import probe_storage, read_json, write_json
 from pipeline.preemption import StopFlag, is_alive
@@ -76,12 +84,11 @@ def launch_command(
     log_dir: Path,
 ) -> list[str]:
     """Return the command that starts `execution.processes` ranks of a stage on this host."""
+    world = json.dumps({"localhost": list(range(execution.processes))})
     return [
-        *(sys.executable, "-m", "deepspeed.launcher.runner"),
-        # A hostfile left at DeepSpeed's default path must not send the ranks elsewhere.
-        *("--hostfile", os.devnull),
-        *("--num_gpus", str(execution.processes), "--no_local_rank"),
-        *("--master_port", str(free_port()), "-q"),
+        *(sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "-q"),
+        *("--world_info", base64.urlsafe_b64encode(world.encode()).decode()),
+        *("--master_port", str(free_port())),
         *("--module", rank_module, stage),
         *("--run-dir", str(run_dir.root), "--ds-config", str(execution.ds_profile)),
         *("--lease", token, "--supervisor", str(os.getpid()), "--log-dir", str(log_dir)),
@@ -116,7 +123,7 @@ def launch_group(
     run_dir.preempted.unlink(missing_ok=True)  # the word of those that just left is not ours
     command = launch_command(rank_module, stage, run_dir, execution, token, log_dir)
     _logger.info("%-8s %d process(es), logs in %s", stage, execution.processes, log_dir)
-    launcher = subprocess.Popen(command, start_new_session=True)
+    launcher = subprocess.Popen(command, env=child_environment(), start_new_session=True)
     try:
         silent = _supervise(launcher, log_dir, stop)
     finally:

@@ -22,6 +22,8 @@ from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact, RunDirInUse
 from pipeline.files import read_json, write_json
 
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -38,7 +40,8 @@ def hold(
 
     Raises:
         RunDirInUse: If a living process holds it, with its host, pid, job and the ways out. A dead
-            holder on this host is replaced at once, one on another host after LEASE_SECONDS.
+            holder on this host is replaced at once, one on another host, or in a container with processes
+            of its own, after LEASE_SECONDS.
     """
     claim = Claim(run_dir.lease, LEASE_SECONDS)
     if not claim.take():
@@ -48,7 +51,7 @@ def hold(
         if token is None:
             raise RunDirInUse(_who(run_dir))
         holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
-        write_json(run_dir.holder, holder)
+        write_json(run_dir.holder, {**holder, "pid_namespace": _pid_namespace()})
         yield token
     finally:
         claim.release()
@@ -61,7 +64,7 @@ def _wait_for_silent_holder(claim: Claim, run_dir: RunDir, poll: Callable[[], No
         RunDirInUse: If it lives, as a named one on this host does.
     """
     holder = current_holder(run_dir)
-    if holder is not None and holder["host"] == socket.gethostname():
+    if holder is not None and _is_here(holder):
         raise RunDirInUse(_who(run_dir))
     _logger.warning("%s Waiting %.0f s for a sign of life.", _who(run_dir), LEASE_SECONDS)
     if not claim.take(LEASE_SECONDS + 5, poll):
@@ -75,8 +78,22 @@ def current_holder(run_dir: RunDir) -> JSON | None:
     holder: JSON = read_json(run_dir.holder)
     if holder["token"] != _current_token(run_dir.lease):
         return None
-    is_here = holder["host"] == socket.gethostname()
-    return None if is_here and not psutil.pid_exists(holder["pid"]) else holder
+    return None if _is_here(holder) and not psutil.pid_exists(holder["pid"]) else holder
+
+
+def _is_here(holder: JSON) -> bool:
+    """Whether a holder's pid means something to this process, as it does not in another container."""
+    namespace = _pid_namespace()
+    found = holder["host"], holder.get("pid_namespace", namespace)
+    return found == (socket.gethostname(), namespace)
+
+
+def _pid_namespace() -> int | None:
+    """Return what tells this process's table of processes from others on this host; None if unknown."""
+    try:
+        return _PID_NAMESPACE.stat().st_ino
+    except OSError:  # there is none outside Linux, and a sandbox may hide it
+        return None
 
 
 def require(run_dir: RunDir, token: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.artifact import Artifact, RunDir
+from pipeline.cache import Cache, content_of, lineage_of
 from pipeline.config import JSON, diff, fingerprint
 from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from pipeline.files import read_json
@@ -70,6 +72,7 @@ def plan(
     hash_file: HashFile,
     selected: Sequence[Stage] | None = None,
     redo: Sequence[str] = (),
+    cache: Cache | None = None,
 ) -> list[Decision]:
     """Decide for each selected stage.
 
@@ -80,6 +83,7 @@ def plan(
         hash_file: Hashes outside files named by the recipe.
         selected: The stages in question; all if None.
         redo: Stages to be treated as if nothing of them existed.
+        cache: Where other runs' artifacts may be.
     """
     wanted = {stage.name for stage in (stages if selected is None else selected)}
     decisions: dict[str, Decision] = {}
@@ -101,6 +105,8 @@ def plan(
     _spare_unneeded(stages, decisions, wanted)
     for stage in stages:
         _check_inputs(stage, decisions, wanted)
+        if cache is not None:
+            _look_into_cache(stage, decisions, run_dir, cache)
     return [decisions[stage.name] for stage in stages if stage.name in wanted]
 
 
@@ -177,6 +183,24 @@ def _spare_unneeded(
         if all(decisions[name].action is Action.SKIP for name in readers):
             reason = "not there, and nothing that is left to do reads it"
             decisions[stage.name] = Decision(stage, Action.SKIP, reason, decision.payload)
+
+
+def _look_into_cache(
+    stage: Stage, decisions: dict[str, Decision], run_dir: RunDir, cache: Cache
+) -> None:
+    decision = decisions[stage.name]
+    if stage.cached and decision.is_to_do:
+        payloads = {name: item.payload for name, item in decisions.items()}
+        done = {
+            name: run_dir.artifact(name)
+            for name, item in decisions.items()
+            if item.action is Action.SKIP
+        }
+        contents = {name: content_of(artifact) for name, artifact in done.items() if artifact}
+        lineage = lineage_of(stage.name, payloads, contents)
+        told = cache.explain(stage.name, lineage, decision.fingerprint)
+        reason = f"{decision.reason}; {told}"
+        decisions[stage.name] = dataclasses.replace(decision, reason=reason)
 
 
 def _check_inputs(stage: Stage, decisions: dict[str, Decision], wanted: set[str]) -> None:

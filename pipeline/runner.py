@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pipeline import lease, provenance
 from pipeline.artifact import Artifact, RunDir
-from pipeline.config import JSON, fingerprint
+from pipeline.cache import Cache, content_of, lineage_of
+from pipeline.config import JSON, diff, fingerprint
 from pipeline.distributed.world import World, job_id, job_restarts
-from pipeline.errors import CorruptArtifact, PipelineError, Preempted, StaleArtifact
+from pipeline.errors import CorruptArtifact, DataError, PipelineError, Preempted, StaleArtifact
 from pipeline.files import probe_storage, read_json, sha256_file, write_json
 from pipeline.launch import launch_group
 from pipeline.log import Progress
@@ -60,6 +61,8 @@ class Session:
     """Names this process's hold of the run directory."""
     rank_module: str
     """The module that starts one rank."""
+    cache: Cache | None = None
+    """Where committed artifacts are shared with other runs."""
 
     def guard(self) -> None:
         """Raise RunDirInUse unless this process still holds the run directory."""
@@ -98,6 +101,12 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
         session.stop.check()
     started = time.monotonic()
     run_dir.preempted.unlink(missing_ok=True)
+    if stage.cached and session.cache is not None:
+        lineage = _lineage(decision.payload, run_dir)
+        found = session.cache.take(stage.name, decision.payload, lineage, run_dir, session.guard)
+        if found is not None:
+            return found
+        session.guard()  # what was looked through may be large
     run_dir.progress(stage.name).unlink(missing_ok=True)
     run_dir.open_partial(stage.name, decision.payload)
     if stage.launch is Launch.GROUP:
@@ -119,8 +128,35 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
             raise CorruptArtifact(f"{run_dir.committed(stage.name)}: gone right after its commit")
     else:
         artifact = _run_here(decision, session)
+    if stage.cached and session.cache is not None:
+        session.cache.keep(artifact, _lineage(artifact.manifest.payload, run_dir))
     _logger.info("%-8s done in %.0f s", stage.name, time.monotonic() - started)
     return artifact
+
+
+def _lineage(payload: JSON, run_dir: RunDir) -> JSON:
+    """Return what is hashed of a stage, and of all that it is made of with their contents."""
+    sources = _sources(payload, run_dir)
+    payloads = {name: source.manifest.payload for name, source in sources.items()}
+    contents = {name: content_of(source) for name, source in sources.items()}
+    return lineage_of(payload["stage"], {**payloads, payload["stage"]: payload}, contents)
+
+
+def _sources(payload: JSON, run_dir: RunDir) -> dict[str, Artifact]:
+    """Return the artifacts that a stage is made of, up to the first.
+
+    Raises:
+        StaleArtifact: If one is not there.
+    """
+    found: dict[str, Artifact] = {}
+    for name in payload["inputs"]:
+        source = run_dir.artifact(name)
+        if source is None:
+            raise StaleArtifact(
+                f"{run_dir.committed(name)}: is gone; make it again with --restart-from {name}"
+            )
+        found |= {**_sources(source.manifest.payload, run_dir), name: source}
+    return found
 
 
 def _run_here(decision: Decision, session: Session) -> Artifact:
@@ -148,9 +184,13 @@ def call_stage(
     context = stage_context(stage, payload, session, world, progress)
     try:
         return stage.load()(stage.config(session.recipe), context)
-    except (PipelineError, OSError):
+    except PipelineError:
+        raise
+    except OSError:
+        session.guard()  # whoever took the run over has cleared away what this process wrote to
         raise
     except Exception:
+        session.guard()
         probe_storage(context.work)  # libraries report a full disk as errors of their own
         raise
 
@@ -187,7 +227,12 @@ def stage_context(
 def commit(
     stage: Stage, payload: JSON, session: Session, world: World, metrics: Metrics, started: float
 ) -> Artifact:
-    """Publish a stage's work if this process still holds the run; `started` is a monotonic time."""
+    """Publish a stage's work if this process still holds the run; `started` is a monotonic time.
+
+    Raises:
+        DataError: If files that it was made of changed meanwhile.
+    """
+    _refuse_changed(stage, payload, session)
     session.guard()
     execution = session.execution
     launch = {
@@ -202,6 +247,25 @@ def commit(
         if isinstance(value, float) and not math.isfinite(value):
             raise PipelineError(f"{stage.name}: its metric {name} is {value}; nothing is committed")
     return session.run_dir.commit(stage.name, payload, metrics, record)
+
+
+def _refuse_changed(stage: Stage, payload: JSON, session: Session) -> None:
+    """Raise DataError if outside files are not what was hashed before they were read.
+
+    What was made of them goes, or a file that is put back would find rows of the other one.
+    """
+    if stage.identity is None:
+        return
+    changes = diff(payload, stage.payload(session.recipe, payload["inputs"], sha256_file))
+    if changes:
+        session.guard()
+        session.run_dir.remove(stage.name)
+        session.run_dir.hash_cache.unlink(missing_ok=True)  # it may be what was wrong
+        told = "; ".join(line.replace("config", stage.name, 1) for line in changes[:4])
+        raise DataError(
+            f"{told}: changed while it was read; what was made of it is removed. Let nothing write there, "
+            "then run the same command again"
+        )
 
 
 def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON | None) -> None:

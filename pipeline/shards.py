@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pipeline.claim import LEASE_SECONDS, Claim
 from pipeline.errors import LaunchError, Preempted, WorkIsGone
+from pipeline.files import publish
 from pipeline.preemption import StopFlag
 from pipeline.workers import POLL_SECONDS, begin_worker, portable
 
@@ -66,6 +68,43 @@ class Shards:
     def missing(self) -> list[int]:
         """Return the shards that nobody has done."""
         return [shard for shard in range(self.count) if not self.work.is_done(shard)]
+
+
+@dataclass(frozen=True, slots=True)
+class FileShards:
+    """The part of ShardedWork that is the same wherever a shard is a file."""
+
+    folder: Path
+
+    suffix: ClassVar[str] = ".jsonl"
+
+    def path(self, shard: int) -> Path:
+        """Return where a shard is."""
+        return self.folder / f"{shard:05d}{self.suffix}"
+
+    def is_done(self, shard: int) -> bool:
+        """Whether the shard is published."""
+        return self.path(shard).exists()
+
+    @contextlib.contextmanager
+    def publishing(self, path: Path) -> Iterator[Path]:
+        """Yield a file to write, and give it its name when it is whole; nothing is left of one that is not.
+
+        Raises:
+            OSError: If it cannot be written; names the file.
+        """
+        # Its own name until then: another worker, here or elsewhere, may have the same shard in hand.
+        unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            yield unfinished
+            publish(unfinished, path)
+        except OSError as error:
+            if error.filename in (None, str(unfinished)):  # Arrow's errors name none
+                error.filename = str(path)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
 
 def work_through(shards: Shards, processes: int, threads: int, stop: StopFlag) -> Iterator[int]:

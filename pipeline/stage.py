@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +29,10 @@ Metrics = dict[str, Any]
 
 HashFile = Callable[[Path], str]
 """Gives the sha256 of a file outside the run directory."""
+
+
+Resource = Literal["cpu", "gpu"]
+"""What a stage computes with."""
 
 
 class Launch(StrEnum):
@@ -87,6 +93,44 @@ class StageContext:
         """Where those who share this very work claim shards."""
         return self.work.parent / ".claims" / f"{self.work.stem}-{self.fingerprint[:12]}"
 
+    @property
+    def shared(self) -> Path:
+        """Where shards are published; other work has another folder (see Shards.folder)."""
+        return self.work / f"shards-{self.fingerprint[:12]}"
+
+    def adopt(self, make: Callable[[], Path], names: Sequence[str]) -> None:
+        """Have work done in shards once, and move its folders into `work`, where they stay.
+
+        Args:
+            make: Shares the steps and returns the folder in `shared` that has the result.
+            names: Its folders.
+        """
+        made = self.work / "made"
+        if not made.is_dir() and not (self.work / names[-1]).is_dir():
+            found = make()
+            self.guard()
+            found.rename(made)
+        for name in names:
+            if (made / name).is_dir():
+                (made / name).rename(self.work / name)
+        if made.is_dir():
+            made.rmdir()
+        self.end_sharing()
+
+    def end_sharing(self) -> None:
+        """Remove the shards once they are joined, also what a crash has left of a removal."""
+        self.guard()
+        doomed = self.shared.with_name(f"removed-{self.shared.name}")
+        if doomed.exists():
+            shutil.rmtree(doomed)
+        if self.shared.exists():
+            # Renamed first: a helper that is late may still write there, and then finds the place gone.
+            self.shared.rename(doomed)
+            shutil.rmtree(doomed)
+        shutil.rmtree(self.claims, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others' claims are there, or none ever were
+            self.claims.parent.rmdir()
+
     def share(self, shards: Shards) -> None:
         """Do shards, together with whoever joins, until none is left.
 
@@ -97,7 +141,7 @@ class StageContext:
         execution = self.execution
         shards.claims.mkdir(parents=True, exist_ok=True)
         write_json(shards.conditions, conditions(execution.threads))
-        shards.folder.mkdir(exist_ok=True)
+        shards.folder.mkdir(parents=True, exist_ok=True)
         self.progress.update(shards.count - len(shards.missing()), shards.count, "shard")
         for done in work_through(shards, execution.processes, execution.threads, self.stop):
             self.guard()
@@ -177,6 +221,7 @@ class Stage:
     inputs: tuple[str, ...]
     entry: str
     launch: Launch = Launch.LOCAL
+    resource: Resource = "cpu"
     seeded: bool = False
     settings: Callable[[Any], Config] | None = None
     """Makes what the stage is given from the recipe; None for the section of its name."""
@@ -187,6 +232,8 @@ class Stage:
     """`module:function` of a Forecaster that imports nothing heavy, for `plan`; None for no forecast."""
     probe: str | None = None
     """`module:function` of a Forecaster that tries it on this machine, for `plan --probe`."""
+    cached: bool = False
+    """Whether runs share it through a cache directory (see cache.py)."""
     shards: str | None = None
     """`module:function` of a Sharder: other processes, on any host, may help; None if it is done by one."""
 
@@ -229,6 +276,15 @@ def forecaster(entry: str) -> Forecaster:
 
 
 def _imported(entry: str) -> Any:
-    """Import `module:name`; the one dynamic import of the project."""
+    """Import `module:name`; the one dynamic import of the project.
+
+    What is imported lives to the end, and is much: the collector, which would walk it again and again, at the
+    end of the process too, is told to leave it alone: it is a good part of the CPU time of a rank's start.
+    """
     module, _, name = entry.partition(":")
-    return getattr(importlib.import_module(module), name)
+    gc.disable()
+    try:
+        return getattr(importlib.import_module(module), name)
+    finally:
+        gc.enable()
+        gc.freeze()

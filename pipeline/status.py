@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.artifact import Artifact, RunDir, require_run_dir
 from pipeline.config import JSON
-from pipeline.errors import CorruptArtifact, LaunchError
+from pipeline.errors import EXIT_PREEMPTED, CorruptArtifact, LaunchError
 from pipeline.files import read_json
 from pipeline.lease import current_holder
 from pipeline.log import print_table
@@ -15,6 +15,9 @@ from pipeline.slurm import ledger
 from pipeline.slurm.queue import jobs_of
 
 _SHOWN_METRICS = 3
+_TOO_LATE = (
+    'ran into its time limit before it had saved: warn earlier (--sbatch "--signal=USR2@SECONDS")'
+)
 
 
 def run_state(stages: Sequence[str], root: Path, *, deep: bool) -> JSON:
@@ -74,10 +77,10 @@ def _done(artifact: Artifact, *, deep: bool) -> JSON:
 def _queue_state(run_dir: RunDir, stages: Sequence[str]) -> JSON:
     """Return the job of each stage that has one, as Slurm tells it, else as the run directory does."""
     recorded = {stage: entry["job"] for stage, entry in ledger.jobs(run_dir).items()}
-    verdicts = {entry["job"]: entry["reason"] for entry in ledger.verdicts(run_dir)}
+    verdicts = {entry["job"]: entry for entry in ledger.verdicts(run_dir)}
     fault, found = None, {}
     try:
-        found = jobs_of(run_dir.root, stages)
+        found = jobs_of(ledger.places(run_dir), stages)
     except LaunchError as error:
         fault = str(error)
     jobs: JSON = {}
@@ -90,7 +93,14 @@ def _queue_state(run_dir: RunDir, stages: Sequence[str]) -> JSON:
             jobs[stage] = {"job": number, "state": "unknown" if fault else "ended", "reason": None}
         else:
             continue
-        jobs[stage]["verdict"] = verdicts.get(number)
+        verdict = verdicts.get(number)
+        if jobs[stage]["state"] == "TIMEOUT" and (
+            verdict is None or verdict["code"] == EXIT_PREEMPTED  # of an earlier start
+        ):
+            reason: str | None = _TOO_LATE
+        else:
+            reason = None if verdict is None else verdict["reason"]
+        jobs[stage]["verdict"] = reason
         jobs[stage]["log"] = str(run_dir.logs("slurm") / f"{number}-{stage}.out")
     return {"fault": fault, "jobs": jobs}
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pipeline import lease
 from pipeline.artifact import RunDir
+from pipeline.cache import Cache
 from pipeline.claim import LEASE_SECONDS
 from pipeline.config import load_yaml, validate
 from pipeline.distributed.presence import rank_file
-from pipeline.distributed.world import World, job_id, limit_threads, use_one_gpu
+from pipeline.distributed.world import World, cache_dir, job_id, limit_threads, use_one_gpu
 from pipeline.errors import Preempted
 from pipeline.files import write_atomic
 from pipeline.join import join
@@ -68,7 +69,9 @@ def carry_out(
     try:
         with held(run_dir, stage.name, stop) as token:
             recipe = validate(recipe_type, load_yaml(run_dir.recipe), str(run_dir.recipe))
-            session = Session(recipe, run_dir, execution, stop, token, __name__)
+            root = cache_dir()
+            cache = None if root is None else Cache(root)
+            session = Session(recipe, run_dir, execution, stop, token, __name__, cache)
             decision = look(session)
             if decision.action is Action.SKIP:
                 _logger.info("%s is done already", stage.name)

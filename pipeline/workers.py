@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ def begin_worker(
         number: Which of the parent's workers this is; selects the GPU.
         poll: Called several times a second from a thread.
     """
+    gc.freeze()  # what was imported stays: no need to walk it again and again
     use_one_gpu(number)
     limit_threads(threads)
     for signal_number in SIGNALS:

@@ -3,10 +3,14 @@
 #
 # SUMPIPE_PYTHON        the interpreter, if it is no argument; else .venv/bin/python or python
 # SUMPIPE_LAUNCHER      srun, deepspeed or torchrun
-# SUMPIPE_SRUN_OPTIONS  more options of srun, separated by blanks
-# SUMPIPE_MASTER_ADDR   where the ranks meet, if not at the first node's name (another network, say)
+# SUMPIPE_SRUN_OPTIONS  more options of srun, separated by blanks; quotes are not understood
+# SUMPIPE_MASTER_ADDR   where the ranks meet, if not at the first node's name, which %h in it stands for (%h-ib)
 
 set -u
+# A site's or a user's SBATCH_EXPORT=NONE would go on to srun, whose tasks need the environment.
+export SLURM_EXPORT_ENV=ALL
+# A user's own choice of what squeue shows is not for the question below.
+unset -v "${!SQUEUE_@}"
 usage="STAGE RUN_DIR [DS_CONFIG [PYTHON]]"
 stage=${1:?give $usage}
 run_dir=${2:?give $usage}
@@ -19,7 +23,9 @@ fi
 
 # This script runs on the first node, where rank 0 will be: a port that nobody listens on here will do. The
 # range lies below that of outgoing connections; job and restart choose where to begin.
-MASTER_ADDR=${SUMPIPE_MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
+MASTER_ADDR=${SUMPIPE_MASTER_ADDR:-%h}
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=${MASTER_ADDR//%h/"$first_node"}
 MASTER_PORT=$((20000 + (SLURM_JOB_ID * 8 + ${SLURM_RESTART_COUNT:-0}) % 12000))
 while (exec 3<>"/dev/tcp/$MASTER_ADDR/$MASTER_PORT") 2>/dev/null; do
   MASTER_PORT=$((MASTER_PORT + 1))
@@ -31,10 +37,19 @@ export MASTER_ADDR MASTER_PORT
 cpus=${SLURM_CPUS_PER_TASK:-1}
 per_node=${SLURM_NTASKS_PER_NODE:-1}
 rank=(stages.rank "$stage" --run-dir "$run_dir" --ds-config "$ds_config")
+case ${SUMPIPE_SRUN_OPTIONS:-} in
+  *$'\n'*)
+    echo "SUMPIPE_SRUN_OPTIONS: has more than one line; write all options in one, with blanks between" >&2
+    exit 2
+    ;;
+esac
 read -ra extra <<<"${SUMPIPE_SRUN_OPTIONS:-}"
-one_a_task=(srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${extra[@]}")
-# Both counts are needed: srun ignores --ntasks-per-node alone. Signals reach every process of a task; a
-# launcher would die of them and leave its ranks, so they are ignored until the ranks set their handlers.
+# Signals reach every process of a task. One that comes before Python listens would end a rank, and look like
+# a failure; a launcher would die of any, and leave its ranks. So they are ignored until the ranks listen.
+# shellcheck disable=SC2016 # the task's own shell expands this
+one_a_task=(srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${extra[@]}"
+  bash -c 'trap "" TERM USR2; exec "$0" -m "$@"' "$python")
+# Both counts are needed: srun ignores --ntasks-per-node alone.
 # shellcheck disable=SC2016 # the number of the node is known on the node
 one_a_node=(srun --kill-on-bad-exit=1 --ntasks="$SLURM_NNODES" --ntasks-per-node=1
   --cpus-per-task=$((cpus * per_node)) "${extra[@]}"
@@ -42,7 +57,7 @@ one_a_node=(srun --kill-on-bad-exit=1 --ntasks="$SLURM_NNODES" --ntasks-per-node
 
 case ${SUMPIPE_LAUNCHER:-srun} in
   srun)
-    command=("${one_a_task[@]}" "$python" -m "${rank[@]}")
+    command=("${one_a_task[@]}" "${rank[@]}")
     ;;
   deepspeed)
     mkdir -p "$run_dir/logs/slurm"
@@ -116,11 +131,14 @@ if [ "$verdict" -eq 1 ] && [ "$SLURM_NNODES" -gt 1 ]; then
 fi
 if [ "$verdict" -eq 75 ]; then
   # A job that is being ended is ending for a reason: cancelled, or queued again by Slurm itself. Past its time
-  # limit it has nobody else to queue it.
-  case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
-    *" JobState=RUNNING "* | *" Reason=TimeLimit "*)
+  # limit, or preempted where Slurm does not queue it again (PreemptMode=CANCEL), it has nobody else to do so.
+  IFS='|' read -r state preempted reason _ < <(squeue --all --noheader --jobs="$SLURM_JOB_ID" \
+    --Format='State:|,PreemptTime:|,Reason:|')
+  case $state:$reason:$preempted in
+    RUNNING:* | *:TimeLimit:* | *:[0-9]*)
       echo "sumpipe: job $SLURM_JOB_ID goes back to the queue"
-      scontrol requeue "$SLURM_JOB_ID"
+      scontrol requeue "$SLURM_JOB_ID" ||
+        echo "sumpipe: Slurm did not queue job $SLURM_JOB_ID again; its work is saved: submit again" >&2
       ;;
   esac
 fi

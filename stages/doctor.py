@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
@@ -10,19 +10,20 @@ from pipeline.artifact import RunDir
 from pipeline.distributed.storage import tree_bytes
 from pipeline.distributed.world import is_offline
 from pipeline.doctor.command import doctor_command
-from pipeline.doctor.examination import OwnChecks, Subject
-from pipeline.doctor.finding import Finding, failure, ok, warning
+from pipeline.doctor.examination import OwnCheck, OwnChecks, Subject
+from pipeline.doctor.finding import Finding, failure, ok
 from pipeline.doctor.room import judge_room, room_at
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.planner import Action, Decision, current_inputs, plan
 from pipeline.runner import HashCache
-from pipeline.stage import ForecastContext, forecaster
-from stages.fetch.config import FetchConfig, HubDataset, HubModel, LocalDataset, LocalModel
-from stages.fetch.identity import model_files, split_files
+from pipeline.stage import ForecastContext, Stage, forecaster
+from stages.fetch.config import FetchConfig
+from stages.fetch.needs import hub_needs, local_needs
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
 _HUB_SECONDS = 5.0
+_OFFLINE = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
 _FETCH_ELSEWHERE = (
     "run `sumpipe run RECIPE --run-dir DIR --only fetch` where the Hub can be reached, same DIR"
 )
@@ -31,40 +32,73 @@ Ask = Callable[[str, str, str], object]
 """Asks the Hub for a repository (`model` or `dataset`, its name, its revision); raises if it is not there."""
 
 
-def sentence_data(subject: Subject) -> Iterator[Finding]:
-    """Split a text as scoring will, where that needs nltk's data."""
+def scoring_data(subject: Subject) -> Iterator[Finding]:
+    """Read a text as scoring will, by each profile: some need nltk's data or WordNet's lists."""
     recipe = cast(SummarizationRecipe | None, subject.recipe)
     if recipe is None:
         return
-    splitter = recipe.score.sentences
-    if splitter != "punkt":
-        yield ok("nltk data", f"not needed (score.sentences: {splitter})")
+    from stages.score.profiles import reader  # nltk, which takes a second
+
+    score = recipe.score
+    for profile in score.profiles:
+        try:
+            reader(profile, score.sentences, score.wordnet)
+        except DataError as error:
+            _, text, fix = str(error).split(": ", 2)  # FIELD: what is missing: how to get it
+            yield failure("scoring data", text, fix)
+            return
+    yield ok("scoring data", f"there is what score.profiles need: {', '.join(score.profiles)}")
+
+
+def checks_of_run(subject: Subject) -> dict[str, OwnCheck]:
+    """Return the checks of what a run of the recipe needs; they share one look at the state of the run."""
+    look = functools.cache(lambda: _decisions(subject))
+    return {
+        "run": lambda _: run_state(subject, look()),
+        "material": lambda _: material(subject, look()),
+        "room": lambda _: room(subject, look()),
+    }
+
+
+def run_state(subject: Subject, decisions: Sequence[Decision]) -> Iterator[Finding]:
+    """Judge what keeps a run from being begun or continued with these tasks."""
+    if subject.recipe is None:
         return
-    from stages.score.sentences import split_sentences  # nltk, which takes a second
-
-    try:
-        split_sentences("One. Two.", splitter)
-    except DataError as error:
-        text, _, fix = str(error).removeprefix("score.sentences: ").partition(": ")
-        yield failure("nltk data", text, fix)
-        return
-    yield ok("nltk data", "punkt_tab is here")
-
-
-def run_needs(subject: Subject) -> Iterator[Finding]:
-    """Judge what a run of the recipe needs, and what the state of the run keeps from being continued."""
-    decisions = _decisions(subject)
-    blocked = (item for item in decisions if item.action in (Action.STALE, Action.BLOCKED))
-    for decision in itertools.islice(blocked, 1):  # what is wrong with the others follows from it
+    blocked = [item for item in decisions if item.action in (Action.STALE, Action.BLOCKED)]
+    for decision in blocked[:1]:  # what is wrong with the others follows from it
         text = f"{decision.stage.name} is {decision.action.value}: {decision.reason}"
-        yield warning("run", text, "see `sumpipe plan`; the recipe, or --restart-from, settles it")
-    if subject.recipe is not None:
-        fetch = cast(SummarizationRecipe, subject.recipe).fetch
-        is_done = any(
-            item.stage.name == "fetch" and item.action is Action.SKIP for item in decisions
-        )
-        damage = _damage(subject) if is_done else []
-        yield from judge_material(fetch, damage, is_done, is_offline(), ask_hub)
+        yield failure("run", text, "see `sumpipe plan`; the recipe, or --restart-from, settles it")
+    left = [item.stage for item in decisions if item.is_to_do] if decisions else STAGES
+    faults = [*filter(None, (_refusal(stage, subject) for stage in left))]
+    yield from faults
+    if not blocked and not faults:
+        count = subject.execution.processes
+        yield ok("run", f"{len(left)} stage(s) to do; {count} process(es) can share the work")
+
+
+def _refusal(stage: Stage, subject: Subject) -> Finding | None:
+    assert subject.recipe is not None, "there is nothing to refuse"
+    try:
+        if stage.check is not None:
+            stage.check(stage.config(subject.recipe), subject.execution)
+    except (ConfigError, DataError) as error:
+        text, _, fix = str(error).partition(": ")
+        return failure("run", f"{stage.name}: {text}", fix)
+    return None
+
+
+def material(subject: Subject, decisions: Sequence[Decision]) -> Iterator[Finding]:
+    """Judge the rows and the model."""
+    if subject.recipe is None:
+        return
+    fetch = cast(SummarizationRecipe, subject.recipe).fetch
+    is_done = any(item.stage.name == "fetch" and item.action is Action.SKIP for item in decisions)
+    damage = _damage(subject) if is_done else []
+    yield from judge_material(fetch, damage, is_done, is_offline(), ask_hub)
+
+
+def room(subject: Subject, decisions: Sequence[Decision]) -> Iterator[Finding]:
+    """Judge the room for checkpoints."""
     if subject.run_dir is not None:
         yield judge_room(room_at(subject.run_dir), bytes_to_come(subject, decisions))
 
@@ -93,21 +127,22 @@ def judge_material(
         else:
             yield ok("material", "fetch is done: rows and model are in the run directory")
         return
-    wanted = hub_needs(fetch)
     try:
-        if isinstance(fetch.dataset, LocalDataset):
-            split_files(fetch.dataset.path)
-        if isinstance(fetch.model, LocalModel):
-            model_files(fetch.model.path)
+        wanted = hub_needs(fetch)
+    except (DataError, ConfigError) as error:  # the catalogue
+        yield failure("material", str(error), "see stages/fetch/catalogue.yaml")
+        return
+    try:
+        local_needs(fetch)
     except DataError as error:
-        yield failure("material", str(error), "make that folder readable on this host")
+        yield failure("material", str(error), "make those files readable on this host")
     else:
         if not wanted:
             yield ok("material", "no network is needed: rows and model are local, or made")
     for kind, name, revision in wanted:
         what = f"{kind} {name} at {revision}"
         if is_offline:
-            text = f"{what} is not in the run directory, and HF_HUB_OFFLINE forbids to fetch it"
+            text = f"{what} is not in the run directory, and {_OFFLINE} forbids to fetch it"
             yield failure("material", text, _FETCH_ELSEWHERE)
             continue
         try:
@@ -118,16 +153,6 @@ def judge_material(
             yield failure("material", text, f"check name and revision, or {_FETCH_ELSEWHERE}")
         else:
             yield ok("material", f"{what}: the Hub has it")
-
-
-def hub_needs(fetch: FetchConfig) -> list[tuple[str, str, str]]:
-    """Return kind, name and revision of what comes from the Hub."""
-    needs = []
-    if isinstance(fetch.dataset, HubDataset):
-        needs.append(("dataset", fetch.dataset.path, fetch.dataset.revision))
-    if isinstance(fetch.model, HubModel):
-        needs.append(("model", fetch.model.path, fetch.model.revision))
-    return needs
 
 
 def ask_hub(kind: str, name: str, revision: str) -> object:
@@ -166,7 +191,7 @@ def _decisions(subject: Subject) -> list[Decision]:
 
 
 OWN = OwnChecks(
-    everywhere={"nltk data": sentence_data},
-    once={"run": run_needs},
+    everywhere={"scoring data": scoring_data},
+    once=checks_of_run,
 )
 add_doctor = doctor_command(SummarizationRecipe, OWN)

@@ -21,9 +21,12 @@ TOLERANCE = {"fp32": 2e-5, "bf16": 1e-3, "fp16": 1e-3}
 
 _CHECKPOINTS = "finetune.partial/checkpoints"
 _LOSSES = ("loss", "nll", "smoothing", "r3f/kl", "valid/nll")
-_TIMINGS = ("seconds", "tokens_per_second")
-_TIMED_FILES = ("metrics.jsonl", "index.html")
+_TIMINGS = ("seconds", "tokens_per_second", "devices")
+"""Of a launch rather than of its results."""
+_TIMED_FILES = ("metrics.jsonl", "index.html", "README.md")
 """Files that hold times."""
+_SET_ASIDE = "metrics.set_aside.jsonl"
+"""Records of updates that were done again; an undisturbed run has none."""
 
 
 def small(ranks: int) -> list[str]:
@@ -102,12 +105,16 @@ EXERCISES = (
 def compare(stage: str, made: Artifact, wanted: Artifact, same_ranks: bool) -> Comparison:
     """Compare a stage that was disturbed with one that was not.
 
-    Files byte for byte, but for those that hold times; training metrics value by value, but for times. With
-    another number of ranks on the way only losses are compared, within TOLERANCE, and the counts that say
-    which rows an update had.
+    There have to be the same files, byte for byte, but for those that hold times; training metrics agree
+    value by value, but for times. With another number of ranks on the way losses are compared, within
+    TOLERANCE, and the digests of the rows that the updates had.
     """
     counted = 0
-    faults = []
+    there, expected = made.manifest.files.keys() - {_SET_ASIDE}, wanted.manifest.files.keys()
+    faults = [f"{name} is missing" for name in sorted(expected - there)]
+    faults += [f"{name} should not be there" for name in sorted(there - expected)]
+    if faults:
+        return Comparison(f"{len(expected)} files by name", faults)
     if same_ranks:
         files = {n: f for n, f in wanted.manifest.files.items() if n not in _TIMED_FILES}
         counted = len(files)
@@ -120,7 +127,7 @@ def compare(stage: str, made: Artifact, wanted: Artifact, same_ranks: bool) -> C
         tolerance = 0.0 if same_ranks else TOLERANCE[_precision(wanted)]
         faults += metric_faults(mine, other, tolerance)
         bits = "bit for bit" if same_ranks else f"within {tolerance:g}"
-        what.append(f"losses of {len(other)} records {bits}")
+        what.append(f"losses of {len(other)} records {bits}, and their samples,")
     return Comparison(" and ".join(what) + " as undisturbed", faults)
 
 
@@ -166,7 +173,7 @@ def redone(run_dir: RunDir, stage: str) -> int | None:
     found = [
         file
         for folder in (run_dir.partial(stage), run_dir.committed(stage))
-        if (file := folder / "metrics.set_aside.jsonl").is_file()
+        if (file := folder / _SET_ASIDE).is_file()
     ]
     return sum("loss" in record for file in found for record in _records(file))
 
@@ -174,5 +181,13 @@ def redone(run_dir: RunDir, stage: str) -> int | None:
 add_drill = drill_command(
     STAGES,
     SummarizationRecipe,
-    Rehearsal("demo", small, EXERCISES, compare, redone, (sys.executable, "-m", "stages")),
+    Rehearsal(
+        "demo",
+        small,
+        EXERCISES,
+        compare,
+        redone,
+        (sys.executable, "-m", "stages"),
+        needed="finetune",
+    ),
 )

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from pipeline.stage import Launch, Stage
+from stages.clean.config import identity as clean_identity
 from stages.fetch.identity import identity as fetch_identity
 from stages.finetune.config import check_launch
 from stages.recipe import export_settings
+from stages.score.config import identity as score_identity
+from stages.score.needs import check_needs
 
 STAGES = (
-    Stage("fetch", 1, (), "stages.fetch.run:run", identity=fetch_identity),
-    Stage("clean", 1, ("fetch",), "stages.clean.run:run"),
-    Stage("encode", 1, ("fetch", "clean"), "stages.encode.run:run"),
+    Stage("fetch", 4, (), "stages.fetch.run:run", identity=fetch_identity),
+    Stage(
+        "clean",
+        3,
+        ("fetch",),
+        "stages.clean.run:run",
+        identity=clean_identity,
+        cached=True,
+        shards="stages.clean.run:shards",
+    ),
+    Stage(
+        "encode",
+        2,
+        ("fetch", "clean"),
+        "stages.encode.run:run",
+        cached=True,
+        shards="stages.encode.run:shards",
+    ),
     Stage(
         "finetune",
         2,
         ("fetch", "encode"),
         "stages.finetune.run:run",
         Launch.GROUP,
+        resource="gpu",
         seeded=True,
         check=check_launch,
         forecast="stages.finetune.forecast:forecast",
@@ -24,7 +43,7 @@ STAGES = (
     ),
     Stage(
         "export",
-        3,
+        5,
         ("fetch", "encode", "finetune"),
         "stages.export.run:run",
         settings=export_settings,
@@ -34,12 +53,21 @@ STAGES = (
         2,
         ("encode", "export"),
         "stages.generate.run:run",
+        resource="gpu",
         shards="stages.generate.run:shards",
     ),
-    Stage("score", 2, ("fetch", "clean", "generate"), "stages.score.run:run", seeded=True),
+    Stage(
+        "score",
+        4,
+        ("fetch", "clean", "generate"),
+        "stages.score.run:run",
+        seeded=True,
+        identity=score_identity,
+        check=check_needs,
+    ),
     Stage(
         "report",
-        1,
+        3,
         ("fetch", "clean", "encode", "finetune", "export", "generate", "score"),
         "stages.report.run:run",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from pipeline.preemption import StopFlag
@@ -11,6 +12,7 @@ def main() -> int:
     """Listen for signals before anything heavy is imported, then be a rank."""
     stop = StopFlag()
     stop.listen()
+    gc.disable()  # until all is imported (pipeline/stage.py)
     from pipeline.rank import main as run_rank
     from stages.graph import STAGES
     from stages.recipe import SummarizationRecipe

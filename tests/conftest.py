@@ -22,6 +22,11 @@ LAUNCH_PREFIXES = ("MASTER_", "SLURM_", "HF_")
 LAUNCH_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SUMPIPE_THREADS")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with Slurm's: they are the longest, and at the end the other worker would wait for them."""
+    items.sort(key=lambda item: "tests/slurm/" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def clean_environ() -> Iterator[None]:
     """No test sees a launcher's variables, and none leaves its own behind."""

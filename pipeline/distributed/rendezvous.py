@@ -20,7 +20,9 @@ def launch_world() -> World:
     """
     step = srun_step()
     if step is not None:
-        host = step.master_addr or first_host(step.nodes)
+        host = step.master_addr
+        if "%h" in host:
+            host = host.replace("%h", first_host(step.nodes))
         name_rendezvous(host, derived_port(step.job, step.restarts))
     return World.from_env()
 

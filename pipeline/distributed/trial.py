@@ -1,15 +1,16 @@
 """What a rank can do with torch, tried in a process of its own, since it may hang or end without a word.
 
-`python -m pipeline.distributed.trial ANSWERS` writes what it has found out so far into a JSON file:
-torch, then deepspeed, then group (with `--group`: joined, before anything is reduced), then all_reduce.
+`python -m pipeline.distributed.trial MARK` prints what it has found out so far, as JSON in a line that begins
+with MARK: torch, then deepspeed, then group (with `--group`: joined, before anything is reduced), then
+all_reduce. No file is needed, so that a full disk does not hide the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,6 @@ import torch.distributed as dist
 from pipeline.config import JSON
 from pipeline.distributed.collectives import barrier, device, joined
 from pipeline.distributed.world import World, quiet_libraries, thread_count
-from pipeline.files import write_json
 
 REDUCED_BYTES = 16 * 2**20
 """As much as a bucket of gradients of BART-large in DeepSpeed is at least."""
@@ -28,22 +28,25 @@ _REPEATS = 5
 def main() -> None:
     """Try everything, and leave word after each step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("answers", type=Path)
+    parser.add_argument("mark")
     parser.add_argument("--group", action="store_true")
     options = parser.parse_args()
     quiet_libraries()
     world, threads = World.from_env(), thread_count()
-    answers: JSON = {"torch": torch_facts(world)}
-    write_json(options.answers, answers)
-    answers["deepspeed"] = {"error": import_fault()}
-    write_json(options.answers, answers)
+    answers: JSON = {}
+
+    def tell(step: str, facts: JSON) -> None:
+        answers[step] = facts
+        # On a line of its own, whatever a library has left on this one.
+        print(f"\n{options.mark}{json.dumps(answers)}", flush=True)
+
+    tell("torch", torch_facts(world))
+    tell("deepspeed", {"error": import_fault()})
     if not options.group:
         return
     with joined(world, threads):
-        answers["group"] = {"backend": dist.get_backend(), "size": dist.get_world_size()}
-        write_json(options.answers, answers)
-        answers["all_reduce"] = all_reduce_facts(device(world))
-        write_json(options.answers, answers)
+        tell("group", {"backend": dist.get_backend(), "size": dist.get_world_size()})
+        tell("all_reduce", all_reduce_facts(device(world)))
         barrier()
 
 

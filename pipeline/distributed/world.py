@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import LaunchError
 
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_CLUSTER_NAMES = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
+"""Say which cluster is asked, and as whom; all other variables SLURM_* are of a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class World:
         """
         env = os.environ if environ is None else environ
         found = {name: env[name] for name in _RANK_NAMES if env.get(name)}
-        if "RANK" not in found and "SLURM_PROCID" in env and env.get("SLURM_NTASKS", "1") != "1":
+        if "RANK" not in found and _is_one_of_several_tasks(env):
             slurm = {
                 "RANK": env["SLURM_PROCID"],
                 "WORLD_SIZE": env["SLURM_NTASKS"],
@@ -70,6 +74,12 @@ class World:
         env = os.environ if environ is None else environ
         values = (self.rank, self.size, self.local_rank, self.master_addr, self.master_port)
         env.update(zip(_RANK_NAMES, map(str, values), strict=True))
+
+
+def _is_one_of_several_tasks(env: Mapping[str, str]) -> bool:
+    """Whether `srun` started this; a batch script has the same variables, as task 0, but no step."""
+    names = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS")
+    return all(env.get(name) for name in names) and env["SLURM_NTASKS"] != "1"
 
 
 def free_port() -> int:
@@ -108,6 +118,12 @@ def _whole_number(name: str, default: int, unit: str) -> int:
     return int(text)
 
 
+def cache_dir() -> Path | None:
+    """Return the cache that runs share, SUMPIPE_CACHE_DIR; None without one."""
+    found = os.environ.get("SUMPIPE_CACHE_DIR")
+    return Path(found).absolute() if found else None
+
+
 def job_id() -> str | None:
     """Return the scheduler's job id, or None outside a job."""
     return os.environ.get("SLURM_JOB_ID")
@@ -118,6 +134,20 @@ def job_restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def slurm_environment() -> dict[str, str]:
+    """Return the environment for Slurm's programs: the user's own, without what a job around has left.
+
+    They take SLURM_* for options, and jobs inherit it: within an allocation its memory or GPUs would become
+    those of every job submitted there. Defaults of a user's profile (SBATCH_ACCOUNT, ...) stay.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _CLUSTER_NAMES
+        or not (name.startswith(("SLURM_", "SQUEUE_")) or name == "SBATCH_ARRAY_INX")
+    }
+
+
 class Step(NamedTuple):
     """What `srun` tells the tasks of a step of where they are."""
 
@@ -125,19 +155,19 @@ class Step(NamedTuple):
     """Slurm's list of the step's nodes, such as `node[1-3]`."""
     job: int
     restarts: int
-    master_addr: str | None
-    """SUMPIPE_MASTER_ADDR: where ranks are to meet, if not at the first node's name."""
+    master_addr: str
+    """SUMPIPE_MASTER_ADDR: where ranks are to meet; `%h` in it stands for the first node's name."""
 
 
 def srun_step() -> Step | None:
     """Return the step that this process is one of several tasks of; None if the rendezvous is named."""
     env = os.environ
-    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    nodes = env.get("SLURM_STEP_NODELIST")
     if env.get("RANK") or (env.get("MASTER_ADDR") and env.get("MASTER_PORT")):
         return None
-    if not nodes or "SLURM_PROCID" not in env or env.get("SLURM_NTASKS", "1") == "1":
+    if not nodes or not _is_one_of_several_tasks(env):
         return None
-    address = env.get("SUMPIPE_MASTER_ADDR") or env.get("MASTER_ADDR")
+    address = env.get("SUMPIPE_MASTER_ADDR") or env.get("MASTER_ADDR") or "%h"
     return Step(nodes, int(env.get("SLURM_JOB_ID", "0")), job_restarts(), address)
 
 
@@ -152,16 +182,26 @@ def launcher_holds_port() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment of a `python -m` that is to import the code that this process has.
+
+    Without it a folder of the working directory comes first, should it have the name of a package of ours.
+    """
+    path = filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+
+
 def rank_environment(world: World, timeout: int) -> dict[str, str]:
     """Return the environment of a process that is to be this rank, and waits for others so long (s)."""
-    env = {**os.environ, "SUMPIPE_TIMEOUT_SECONDS": str(timeout)}
+    env = {**child_environment(), "SUMPIPE_TIMEOUT_SECONDS": str(timeout)}
     world.export(env)
     return env
 
 
 def is_offline() -> bool:
-    """Whether the Hugging Face Hub is not to be asked: HF_HUB_OFFLINE, read as the library does."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    """Whether the Hugging Face Hub is not to be asked, by the rule of huggingface_hub (2.4, constants.py)."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def visible_gpus() -> list[str]:
@@ -208,6 +248,17 @@ def use_large_pages() -> None:
     back to the kernel and are mapped anew, a small page at a time (benchmarks/bench_train.py).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """What is imported in here gets back from torch.compile what it gave, at once."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE", "")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 def limit_threads(count: int) -> None:

@@ -23,7 +23,7 @@ from pipeline.config import JSON
 from pipeline.distributed.loss_scale import LossScale
 from pipeline.distributed.profile import bucket_elements
 from pipeline.distributed.storage import patiently
-from pipeline.distributed.world import World
+from pipeline.distributed.world import World, uncompiled
 from pipeline.errors import CheckpointError, StorageError, storage_error
 from pipeline.files import probe_storage
 
@@ -37,6 +37,11 @@ _FILE_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_")
 # The op serves inference only, but every CPU start compiles it: a minute, a compiler, and an endless
 # wait on a stale lock after a kill. (deepspeed 0.19.8, comm/torch.py)
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# To tell whether an optimizer is Muon it is imported, and wraps its kernels with torch.compile: that loads
+# torch's compiler, seconds of every rank's start. (deepspeed 0.19.8, runtime/zero/utils.py)
+with uncompiled():
+    import deepspeed.runtime.zero.muon.muon_optimizer
 
 _library_logger = logging.getLogger("DeepSpeed")
 _library_logger.handlers.clear()

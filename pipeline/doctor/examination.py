@@ -19,7 +19,8 @@ from pipeline.doctor.clocks import judge_clocks
 from pipeline.doctor.finding import Finding, Level, failure, guarded, merged, ok
 from pipeline.doctor.group import IMPORT_SECONDS, judge_group, try_out
 from pipeline.doctor.limits import Limits, judge_limits, limits_here
-from pipeline.doctor.meeting import Meeting, alone, meet
+from pipeline.doctor.meeting import Meeting, Missed, alone, meet
+from pipeline.doctor.room import judge_temporary
 from pipeline.doctor.shared_files import examine_files
 from pipeline.doctor.software import (
     Gpus,
@@ -56,8 +57,8 @@ class OwnChecks(NamedTuple):
 
     everywhere: Mapping[str, OwnCheck]
     """Done by every task."""
-    once: Mapping[str, OwnCheck]
-    """Done by rank 0."""
+    once: Callable[[Subject], Mapping[str, OwnCheck]]
+    """Gives those that are done by rank 0; they may share what they look up."""
 
 
 class Report(NamedTuple):
@@ -85,21 +86,22 @@ def examine(subject: Subject, own: OwnChecks, world: World) -> Report | None:
     limit = min(_LONGEST_WAIT, timeout_seconds())
     mine = _start(subject, own.everywhere, world)
     with _met(world, limit) as (meeting, of_meeting):
-        of_run = _checked(own.once, subject) if world.is_first else []
-        tasks = _present(meeting.gather("the start", mine, limit))
-        read = _present(meeting.gather("the clocks", {"time_s": time.time()}, limit))
+        tasks = _present(meeting.collect("the start", mine, limit))
+        meeting.collect("the clocks", {}, limit)  # so that all read theirs at the same moment
+        read = _present(meeting.collect("the clocks", {"time_s": time.time()}, limit))
         of_files = []
         if subject.run_dir is not None:
             of_files = examine_files(subject.run_dir, world, meeting)
         # All know alike who is there; a group without one of them would only wait.
-        everybody = _present(meeting.gather("the trial of torch", {}, limit))
+        everybody = _present(meeting.collect("the trial of torch", {}, limit))
         answers = try_out(world, limit, with_group=len(everybody) == world.size)
         seconds = IMPORT_SECONDS + 3 * limit
-        trials = _present(meeting.gather("the all-reduce", answers, seconds))
-        lost = [_missed(rank, step, tasks, limit) for rank, step in meeting.lost.items()]
+        trials = _present(meeting.collect("the all-reduce", answers, seconds))
+        lost = [_missed(rank, missed, tasks) for rank, missed in meeting.lost.items()]
     has_met = not any(finding.level is Level.FAILURE for finding in of_meeting)
     if not world.is_first:
         return None
+    of_run = _checked(own.once(subject), subject)  # after the others have left: they need not wait
     times = {rank: answer["time_s"] for rank, answer in read.items()}
     findings = [
         *merged({rank: _of_task(rank, tasks, trials, world) for rank in tasks}),
@@ -138,11 +140,11 @@ def _met(world: World, limit: float) -> Iterator[tuple[Meeting, list[Finding]]]:
         yield meeting, [found] if world.size > 1 else []
 
 
-def _missed(rank: int, step: str, tasks: Mapping[int, JSON], limit: float) -> Finding:
+def _missed(rank: int, missed: Missed, tasks: Mapping[int, JSON]) -> Finding:
     where = f" on {tasks[rank]['host']}" if rank in tasks else ""
     return failure(
         "tasks",
-        f"rank {rank}{where} did not come to {step} within {limit:.0f} s",
+        f"rank {rank}{where} did not come to {missed.step} within {missed.seconds:.0f} s",
         "see what it said itself, and whether its host runs; checks that need it were left out",
     )
 
@@ -156,6 +158,7 @@ def _start(subject: Subject, own: Mapping[str, OwnCheck], world: World) -> JSON:
         "deepspeed": lambda _: judge_ops(
             profile.stem, load_profile(profile), software.packages["deepspeed"]
         ),
+        "temp files": lambda _: [judge_temporary()],
         **own,
     }
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
@@ -125,5 +126,11 @@ def merged(by_rank: Mapping[int, Iterable[Finding]]) -> list[Finding]:
 
 
 def ranks_text(ranks: Iterable[int]) -> str:
-    """Return `rank 0, 3`."""
-    return f"rank {', '.join(map(str, ranks))}"
+    """Return `rank 0-2, 5`."""
+    spans: list[str] = []
+    pairs = enumerate(sorted(ranks))
+    for _, span in itertools.groupby(pairs, lambda pair: pair[1] - pair[0]):
+        numbers = [rank for _, rank in span]
+        is_long = len(numbers) > 2
+        spans += [f"{numbers[0]}-{numbers[-1]}"] if is_long else map(str, numbers)
+    return f"rank {', '.join(spans)}"

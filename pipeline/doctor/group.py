@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pipeline.config import JSON
 from pipeline.distributed.world import World, rank_environment
 from pipeline.doctor.finding import Finding, failure, ok, ranks_text
 from pipeline.doctor.software import last_words
-from pipeline.files import read_json
 
 _CHECK = "all-reduce"
+_MARK = "sumpipe-trial: "
+_OPEN_PORTS = (
+    "open the ports between the nodes, and name the network to use: GLOO_SOCKET_IFNAME on CPUs, "
+    "NCCL_SOCKET_IFNAME on GPUs"
+)
 _NOT_REACHED = {
-    "torch": "could not use torch",
-    "deepspeed": "did not finish to import DeepSpeed",
-    "group": "did not join the group",
-    "all_reduce": "did not finish the sum",
+    "torch": ("could not use torch", "see above what is said of torch"),
+    "deepspeed": ("did not finish to import DeepSpeed", "see above what is said of deepspeed"),
+    "group": ("did not join the group", _OPEN_PORTS),
+    "all_reduce": ("did not finish the sum", _OPEN_PORTS),
 }
-"""The answers of a trial in their order, and what it means that one is missing."""
+"""The answers of a trial in their order, what it means that one is missing, and what to do about it."""
 IMPORT_SECONDS = 120
 """For torch and DeepSpeed from a cold network file system."""
 
@@ -40,38 +43,46 @@ def try_out(world: World, timeout: int, *, with_group: bool) -> JSON:
     Returns:
         How far it came (see there), and in `ended` what ended it; an empty text if it came to its end.
     """
-    with tempfile.TemporaryDirectory(prefix="sumpipe-doctor-") as name:
-        answers, log = Path(name) / "answers.json", Path(name) / "log"
-        command = [sys.executable, "-m", "pipeline.distributed.trial", str(answers)]
-        command += ["--group"] if with_group else []
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=rank_environment(world, timeout),
-                start_new_session=True,
-            )
-            ended = _end(child, IMPORT_SECONDS + 2 * timeout)
-        if not ended and child.returncode:
-            ended = last_words(log.read_text(encoding="utf-8", errors="replace"))
-            ended += f" (killed by signal {-child.returncode})" if child.returncode < 0 else ""
-        found: JSON = read_json(answers) if answers.is_file() else {}
+    command = [sys.executable, "-m", "pipeline.distributed.trial", _MARK]
+    command += ["--group"] if with_group else []
+    try:
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=rank_environment(world, timeout),
+            start_new_session=True,
+        )
+    except OSError as error:
+        return {"ended": f"no process could be started ({error.strerror or error})"}
+    with child:
+        said, ended = _heard(child, IMPORT_SECONDS + 2 * timeout)
+    lines = said.splitlines(keepends=True)
+    answers = [line for line in lines if line.startswith(_MARK) and line.endswith("\n")]
+    if not ended and child.returncode:
+        ended = last_words("".join(line for line in lines if not line.startswith(_MARK)))
+        ended += f" (killed by signal {-child.returncode})" if child.returncode < 0 else ""
+    found: JSON = json.loads(answers[-1].removeprefix(_MARK)) if answers else {}
     return {**found, "ended": ended}
 
 
-def _end(child: subprocess.Popen[bytes], seconds: float) -> str:
-    """Wait for a process, or kill it with all that it started; returns why, if so."""
+def _heard(child: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Return what a process says until its end; if it is killed, with all that it started, why."""
     try:
-        child.wait(seconds)
+        return child.communicate(timeout=seconds)[0], ""
     except subprocess.TimeoutExpired:
-        return f"no end within {seconds:.0f} s"
+        _kill(child)
+        return child.communicate()[0], f"no end within {seconds:.0f} s"
     finally:
-        if child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-    return ""
+        if child.poll() is None:  # this process itself is being ended
+            _kill(child)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def judge_group(answers: Mapping[int, JSON]) -> Iterator[Finding]:
@@ -83,12 +94,8 @@ def judge_group(answers: Mapping[int, JSON]) -> Iterator[Finding]:
     steps = {rank: sum(step in found for step in _NOT_REACHED) for rank, found in answers.items()}
     behind = [rank for rank, count in steps.items() if count == min(steps.values())]
     endings = dict.fromkeys(answers[rank]["ended"] for rank in behind)
-    yield failure(
-        _CHECK,
-        f"{ranks_text(behind)} {list(_NOT_REACHED.values())[min(steps.values())]}: {'; '.join(endings)}",
-        "open the ports between the nodes, and name the network to use: GLOO_SOCKET_IFNAME on CPUs, "
-        "NCCL_SOCKET_IFNAME on GPUs",
-    )
+    meaning, fix = list(_NOT_REACHED.values())[min(steps.values())]
+    yield failure(_CHECK, f"{ranks_text(behind)} {meaning}: {'; '.join(endings)}", fix)
 
 
 def _judge_sums(done: Mapping[int, JSON], backend: str) -> Finding:

@@ -10,12 +10,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from pipeline.config import JSON
 from pipeline.distributed.world import World
 from pipeline.errors import LaunchError
+
+Values = list[JSON | None]
+"""By rank; None of those that are absent."""
 
 _PAUSE_SECONDS = 0.1
 _HELLO_SECONDS = 5.0
@@ -30,8 +33,9 @@ class _Line:
         self._connection = connection
         self._file = connection.makefile("rb")
 
-    def send(self, value: Any) -> None:
-        self._connection.sendall(json.dumps(value).encode("ascii") + b"\n")
+    def send(self, text: bytes) -> None:
+        self._connection.settimeout(_MARGIN_SECONDS)
+        self._connection.sendall(text)
 
     def receive(self, seconds: float) -> Any:
         self._connection.settimeout(max(seconds, 0.01))
@@ -45,20 +49,31 @@ class _Line:
         self._connection.close()
 
 
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value).encode("ascii") + b"\n"
+
+
+class Missed(NamedTuple):
+    """Where a rank was waited for in vain."""
+
+    step: str
+    seconds: float
+
+
 class Meeting:
     """The tasks that came; whoever does not answer in time is left out from then on."""
 
-    def __init__(self, world: World, lines: dict[int, _Line]) -> None:
+    def __init__(self, world: World, lines: dict[int, _Line], seconds: float) -> None:
         self._world = world
         self._lines = lines
-        self.lost: dict[int, str] = {}
-        """On rank 0: at which step each absent rank was missed."""
+        self.lost: dict[int, Missed] = {}
+        """On rank 0: where each absent rank was missed."""
         if world.is_first:
             present = {0, *lines}
             absent = [rank for rank in range(world.size) if rank not in present]
-            self.lost = dict.fromkeys(absent, "the start")
+            self.lost = dict.fromkeys(absent, Missed("the start", seconds))
 
-    def gather(self, step: str, value: JSON, seconds: float) -> list[JSON | None]:
+    def gather(self, step: str, value: JSON, seconds: float) -> Values:
         """Return every rank's value, on every rank; None for those that are absent.
 
         All get the answer at the same moment, but for the time that a message takes.
@@ -71,32 +86,47 @@ class Meeting:
         Raises:
             LaunchError: On another rank, if rank 0 has left or went on without it.
         """
+        return self._exchange(step, value, seconds, lambda values: values)
+
+    def collect(self, step: str, value: JSON, seconds: float) -> Values:
+        """Do as `gather`, but let only rank 0 have the values: the others learn who is there, as {}.
+
+        What many tasks have to say would take rank 0 long to send to each of them, one after the other.
+        """
+        return self._exchange(
+            step, value, seconds, lambda values: [None if v is None else {} for v in values]
+        )
+
+    def _exchange(
+        self, step: str, value: JSON, seconds: float, shared: Callable[[Values], Values]
+    ) -> Values:
         if not self._world.is_first:
             return self._ask(step, value, seconds)
-        values: list[JSON | None] = [None] * self._world.size
+        values: Values = [None] * self._world.size
         values[0] = value
         deadline = time.monotonic() + seconds
         for rank, line in list(self._lines.items()):
             try:
                 values[rank] = line.receive(deadline - time.monotonic())
             except (OSError, ValueError):
-                self._lose(rank, step)
+                self._lose(rank, Missed(step, seconds))
+        answer = _encoded(shared(values))
         for rank, line in list(self._lines.items()):
             try:
-                line.send(values)
+                line.send(answer)
             except OSError:
-                self._lose(rank, step)
+                self._lose(rank, Missed(step, seconds))
         return values
 
-    def _lose(self, rank: int, step: str) -> None:
-        self.lost[rank] = step
+    def _lose(self, rank: int, missed: Missed) -> None:
+        self.lost[rank] = missed
         self._lines.pop(rank).close()
 
-    def _ask(self, step: str, value: JSON, seconds: float) -> list[JSON | None]:
+    def _ask(self, step: str, value: JSON, seconds: float) -> Values:
         try:
-            self._lines[0].send(value)
+            self._lines[0].send(_encoded(value))
             # Rank 0 may come late, by as long as it waits for others.
-            answer: list[JSON | None] = self._lines[0].receive(2 * seconds + _MARGIN_SECONDS)
+            answer: Values = self._lines[0].receive(2 * seconds + _MARGIN_SECONDS)
         except (OSError, ValueError) as error:
             raise LaunchError(
                 f"{_who(self._world)}: rank 0 ended, or went on without it, at {step} ({error}); "
@@ -123,7 +153,7 @@ def meet(world: World, port: int, seconds: float) -> Iterator[Meeting]:
         lines = _receive(world, port, seconds)
     else:
         lines = {0: _reach(world, port, seconds)}
-    meeting = Meeting(world, lines)
+    meeting = Meeting(world, lines, seconds)
     try:
         yield meeting
     finally:
@@ -132,7 +162,7 @@ def meet(world: World, port: int, seconds: float) -> Iterator[Meeting]:
 
 def alone(world: World) -> Meeting:
     """Return rank 0's meeting to which nobody came."""
-    return Meeting(world, {})
+    return Meeting(world, {}, 0)
 
 
 def _receive(world: World, port: int, seconds: float) -> dict[int, _Line]:
@@ -194,7 +224,7 @@ def _reach(world: World, port: int, seconds: float) -> _Line:
         left = deadline - time.monotonic()
         try:
             line = _Line(socket.create_connection((world.master_addr, port), max(left, 0.01)))
-            line.send({"rank": world.rank})
+            line.send(_encoded({"rank": world.rank}))
             return line
         except OSError as error:
             if left <= _PAUSE_SECONDS:

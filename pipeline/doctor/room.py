@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from pipeline.doctor.finding import Finding, failure, ok, warning
 
 _CHECK = "room"
 _ANSWER_SECONDS = 20
+_TEMPORARY_BYTES = 2**20
 _SPARE = 1.2
 """What is forecast leaves out rows, logs and predictions."""
 
@@ -26,11 +29,11 @@ class Room(NamedTuple):
     place: Path
     free: int
     """In the file system."""
-    quota: int | None
-    """Of the user's quota there; None if there is none, or no program to ask."""
+    quota: float | None
+    """Of the user's quota there, infinite without a limit; None if that is not known."""
 
     @property
-    def least(self) -> int:
+    def least(self) -> float:
         """What both allow."""
         return self.free if self.quota is None else min(self.free, self.quota)
 
@@ -43,8 +46,13 @@ def room_at(path: Path) -> Room:
 
 def judge_room(found: Room, needed: int | None) -> Finding:
     """Compare the room with what a run will write yet, in bytes; None if that is not known."""
-    quota = "" if found.quota is None else f", {sized(found.quota)} of the quota left"
-    text = f"{sized(found.free)} free{quota} at {found.place}"
+    if found.quota is None:
+        quota = "quota not known"
+    elif found.quota == math.inf:
+        quota = "no quota"
+    else:
+        quota = f"{sized(found.quota)} of the quota left"
+    text = f"{sized(found.free)} free, {quota} at {found.place}"
     if needed is None:
         return ok(_CHECK, text)
     text = f"{text}; checkpoints need {sized(needed)}"
@@ -54,12 +62,26 @@ def judge_room(found: Room, needed: int | None) -> Finding:
     return ok(_CHECK, text) if found.least >= _SPARE * needed else warning(_CHECK, text, fix)
 
 
-def sized(count: int) -> str:
+def judge_temporary() -> Finding:
+    """Write a little where libraries put temporary files, torch's compiler among them."""
+    place = "temporary files"
+    try:
+        place = tempfile.gettempdir()
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(_TEMPORARY_BYTES))
+            file.flush()
+    except OSError as error:
+        fix = "free space there, or set TMPDIR to a folder that can be written"
+        return failure("temp files", f"{place}: {error.strerror or error}", fix)
+    return ok("temp files", f"{place} can be written")
+
+
+def sized(count: float) -> str:
     """Return a number of bytes in decimal units, as quotas and disks are sold in."""
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
-def _quota_left(place: Path) -> int | None:
+def _quota_left(place: Path) -> float | None:
     mount = mount_of(place.resolve(), psutil.disk_partitions(all=True))
     if mount is None:
         return None
@@ -97,17 +119,22 @@ def mount_of(path: Path, table: Iterable[object]) -> Mount | None:
     return found
 
 
-def quota_left(text: str, names: Iterable[str]) -> int | None:
+def quota_left(text: str, names: Iterable[str]) -> float | None:
     """Read what is left of a quota, in bytes, from what `quota -p -w` or `lfs quota -q` printed.
 
-    Both print a line a file system: its name, KiB used (with marks such as `*` if over), soft and hard limit
-    (0 for none). The formats are those of their manual pages.
+    Both print for a file system its name, KiB used (with marks such as `*` if over), soft and hard limit (0
+    for none); lfs begins a new line after a name of more than 15 characters. The formats are those of their
+    manual pages.
+
+    Returns:
+        The bytes; infinite if there is no limit, None if the text does not tell.
     """
     wanted = {os.fspath(name) for name in names}
-    for line in text.splitlines():
-        fields = [field.strip("*[]") for field in line.split()]
-        if len(fields) >= 4 and fields[0] in wanted and all(map(str.isdecimal, fields[1:4])):
-            used, soft, hard = map(int, fields[1:4])
+    words = text.split()
+    for at, word in enumerate(words, start=1):
+        figures = [figure.strip("*[]") for figure in words[at : at + 3]]
+        if word in wanted and len(figures) == 3 and all(map(str.isdecimal, figures)):
+            used, soft, hard = map(int, figures)
             limit = hard or soft
-            return max(limit - used, 0) * 1024 if limit else None
+            return max(limit - used, 0) * 1024 if limit else math.inf
     return None

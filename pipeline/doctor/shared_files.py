@@ -19,7 +19,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ _POLL_SECONDS = 0.02
 _CONTESTS = 16
 _BEACON_BYTES, _LARGE_BYTES = 2**20, 16 * 2**20
 _SLOW = 20e6
-"""Bytes a second, at which a checkpoint of BART-large takes 5 minutes."""
+"""Bytes a second of all tasks, at which a checkpoint of BART-large takes 5 minutes."""
 _STALE_SECONDS = 3600.0
 _PREFIX = ".doctor-"
 
@@ -56,18 +56,20 @@ class Steps(NamedTuple):
 
 def examine_files(run_dir: Path, world: World, meeting: Meeting) -> list[Finding]:
     """Try out the file system together; returns what rank 0 finds, nothing on the others."""
-    made = meeting.gather(
-        "shared files: make", _told(lambda: _make(run_dir)) if world.is_first else {}, STEP_SECONDS
-    )[0]
-    assert made is not None, "rank 0 has its own answer"
-    if "error" in made:
-        return [failure(_CHECK, made["error"], made["fix"])] if world.is_first else []
-    folder = run_dir / made["folder"]
+    folder = run_dir / f"{_PREFIX}{secrets.token_hex(4)}"
+    """Rank 0's is the one that counts."""
+    parents: list[Path] = []
     try:
-        said = _together(folder, made["sha256"], world, meeting)
+        mine = _told(lambda: _make(folder, parents)) if world.is_first else {}
+        made = meeting.gather("shared files: make", mine, STEP_SECONDS)[0]
+        assert made is not None, "rank 0 has its own answer"
+        if "error" in made:
+            return [failure(_CHECK, made["error"], made["fix"])] if world.is_first else []
+        said = _together(run_dir / made["folder"], made["sha256"], world, meeting)
     finally:
         if world.is_first:
-            _remove(run_dir, made)
+            with contextlib.suppress(TimeoutError):  # where nothing answers, nothing can be removed
+                within(PATIENCE_SECONDS, lambda: _remove(folder, parents))
     return list(judge_files(said, world.size, run_dir)) if world.is_first else []
 
 
@@ -103,30 +105,29 @@ def _told(action: Callable[[], JSON]) -> JSON:
         return {"error": f"{socket.gethostname()}: {text}", "fix": fix}
 
 
-def _make(run_dir: Path) -> JSON:
-    """Make a folder of ours in the run directory, which is made if need be, and write the beacon."""
-    missing = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for old in run_dir.glob(f"{_PREFIX}*"):  # left by one that was killed
-        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    folder = run_dir / f"{_PREFIX}{secrets.token_hex(4)}"
-    folder.mkdir()
+def _make(folder: Path, parents: list[Path]) -> JSON:
+    """Make a folder of ours in the run directory, which is made if need be, and write the beacon.
+
+    Args:
+        folder: What to make.
+        parents: Gets the folders above it that are not there, the lowest first, before any is made.
+    """
+    parents += [path for path in folder.parents if not path.exists()]
+    for old in folder.parent.glob(f"{_PREFIX}*"):  # left by one that was killed
+        with contextlib.suppress(FileNotFoundError):  # another doctor was quicker
+            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    folder.mkdir(parents=True)
     beacon = secrets.token_bytes(_BEACON_BYTES)
-    made = {"folder": folder.name, "sha256": _sha256(beacon), "made": list(map(str, missing))}
-    try:
-        write_atomic(folder / "beacon", beacon)
-    except OSError:
-        _remove(run_dir, made)
-        raise
-    return made
+    write_atomic(folder / "beacon", beacon)
+    return {"folder": folder.name, "sha256": _sha256(beacon)}
 
 
-def _remove(run_dir: Path, made: JSON) -> None:
-    shutil.rmtree(run_dir / made["folder"], ignore_errors=True)
-    for path in made["made"]:
+def _remove(folder: Path, parents: Sequence[Path]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in parents:
         with contextlib.suppress(OSError):
-            Path(path).rmdir()
+            path.rmdir()
 
 
 def _see(path: Path, sha256: str) -> JSON:
@@ -157,7 +158,7 @@ def _contend(folder: Path, rank: int) -> JSON:
     """Try to create what all try to, write with fsync, and publish a folder.
 
     Returns:
-        `won`, the contests that this rank won, and `bytes_per_second` of the writing.
+        `host`, `won`, the contests that this rank won, and `bytes_per_second` of the writing.
     """
     won = [number for number in range(_CONTESTS) if _creates(folder / f"contest{number}", rank)]
     data = secrets.token_bytes(_LARGE_BYTES)
@@ -172,7 +173,7 @@ def _contend(folder: Path, rank: int) -> JSON:
     partial.mkdir()
     write_atomic(partial / _published(folder, rank).name, b"first")
     partial.rename(final)
-    return {"won": won, "bytes_per_second": speed}
+    return {"host": socket.gethostname(), "won": won, "bytes_per_second": speed}
 
 
 def _creates(path: Path, rank: int) -> bool:
@@ -222,14 +223,15 @@ def judge_files(said: Steps, size: int, run_dir: Path) -> Iterator[Finding]:
     looks = (said.see, said.read, said.reread)
     seen = max(answer["seconds"] for answers in looks for answer in answers.values())
     speed = min(answer["bytes_per_second"] for answer in said.contend.values())
+    hosts = len({answer["host"] for answer in said.contend.values()})
     text = (
-        f"{run_dir}: same bytes, O_EXCL and rename hold; seen within {seen:.2f} s; "
+        f"{run_dir}: same bytes, O_EXCL and rename hold over {hosts} host(s); seen within {seen:.2f} s; "
         f"{speed / 1e6:.3g} MB/s a task with fsync"
     )
     if seen > PROMPT_SECONDS:
         fix = "expected of NFS with long attribute caching; mount it with actimeo=1 if you can"
         yield warning(_CHECK, text, fix)
-    elif speed < _SLOW:
+    elif speed * len(said.contend) < _SLOW:  # all write their parts of a checkpoint at once
         yield warning(_CHECK, text, "checkpoints will be slow: choose a faster --run-dir")
     else:
         yield ok(_CHECK, text)

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from pipeline.config import JSON
 from pipeline.distributed.world import visible_gpus
 from pipeline.doctor.finding import Finding, failure, ok, ranks_text
-from pipeline.provenance import CHECKOUT
+from pipeline.provenance import CHECKOUT, git_state
 
 _SHOWN = ("torch", "deepspeed", "transformers", "datasets")
 """Packages whose versions a healthy answer names; faults are told of all."""
@@ -31,6 +31,8 @@ class Software(NamedTuple):
     python: str
     packages: Mapping[str, str | None]
     """Versions by the names of the project's dependencies; None for what is missing."""
+    commit: str | None = None
+    """Of the checkout; None if git does not tell."""
 
 
 class Required(NamedTuple):
@@ -54,7 +56,8 @@ def required() -> Required:
 
 def installed(names: Sequence[str]) -> Software:
     """Look up versions without importing anything."""
-    return Software(platform.python_version(), {name: _version(name) for name in names})
+    packages = {name: _version(name) for name in names}
+    return Software(platform.python_version(), packages, git_state()["commit"])
 
 
 def _version(name: str) -> str | None:
@@ -90,15 +93,16 @@ def _fits(version: str, specifier: str) -> bool:
 
 
 def judge_sameness(by_rank: Mapping[int, Software]) -> Iterator[Finding]:
-    """Tell packages, and a Python, that are not of the same version for all tasks."""
+    """Tell packages, a Python, and a checkout that are not of the same version for all tasks."""
     kinds: dict[str, dict[str, list[int]]] = {}
     for rank, found in by_rank.items():
-        for name, version in {"Python": found.python, **found.packages}.items():
+        commit = {"the checkout's commit": found.commit[:12]} if found.commit else {}
+        for name, version in {"Python": found.python, **found.packages, **commit}.items():
             kinds.setdefault(name, {}).setdefault(version or "none", []).append(rank)
     for name, versions in kinds.items():
         if len(versions) > 1:
             shown = "; ".join(f"{text} on {ranks_text(ranks)}" for text, ranks in versions.items())
-            fix = "use one environment, on a file system that all nodes see"
+            fix = "use one checkout and environment, on a file system that all nodes see"
             yield failure("packages", f"{name} differs: {shown}", fix)
 
 

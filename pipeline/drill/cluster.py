@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.artifact import RunDir
 from pipeline.distributed.presence import rank_file
+from pipeline.distributed.world import slurm_environment
 from pipeline.drill.rehearsal import Act
 from pipeline.drill.watch import Watch
 from pipeline.errors import LaunchError
@@ -19,7 +20,7 @@ from pipeline.provenance import CHECKOUT
 from pipeline.slurm import ledger
 from pipeline.slurm.options import Need
 from pipeline.slurm.queue import Job, call, cancel_jobs, parse_queue, queue_job
-from pipeline.slurm.sbatch import QUEUE_FIELDS, Place, job_name, submit_command
+from pipeline.slurm.sbatch import Place, queue_command, submit_command
 
 QUEUE_SECONDS = 2.0
 """Between two looks into the queue, which many users share."""
@@ -93,21 +94,28 @@ class Cluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=slurm_environment(),
             )
 
     def disturb(self, run_dir: RunDir, stage: str, act: Act) -> None:
         """Signal the tasks of the job, or kill its last rank; all of them are being killed already.
 
+        A job that ended meanwhile is no fault: what follows tells how it ended.
+
         Raises:
             LaunchError: If Slurm refuses.
         """
         job = self._job(run_dir, stage)
-        if act is Act.STOP:
-            call(["scancel", "--signal=USR2", job])
-        elif act is Act.KILL_RANK:
-            host, pid = _last_rank(run_dir.logs(stage))
-            step = ["srun", f"--jobid={job}", "--overlap", f"--nodelist={host}"]
-            call([*step, "--nodes=1", "--ntasks=1", "kill", "-KILL", str(pid)])
+        try:
+            if act is Act.STOP:
+                call(["scancel", "--signal=USR2", job])
+            elif act is Act.KILL_RANK:
+                host, pid = _last_rank(run_dir.logs(stage))
+                step = ["srun", f"--jobid={job}", "--overlap", f"--nodelist={host}"]
+                call([*step, "--nodes=1", "--ntasks=1", "kill", "-KILL", str(pid)])
+        except LaunchError:
+            if self._is_running(run_dir, stage):
+                raise
 
     def is_over(self, run_dir: RunDir) -> bool:
         """Whether no job of the run waits or runs."""
@@ -123,7 +131,7 @@ class Cluster:
         if act is Act.KILL_ALL:
             ambush = self._ambushes[run_dir.root]
             watch.until("the end of the step that kills ranks", lambda: ambush.poll() is not None)
-            if ambush.returncode:
+            if ambush.returncode and self._is_running(run_dir, stage):
                 log = run_dir.logs("slurm") / f"{job}-ambush.out"
                 raise LaunchError(f"job {job}: srun could not kill its ranks (log {log})")
         watch.until(
@@ -147,8 +155,11 @@ class Cluster:
             self.start(run_dir, [stage], fewer=fewer)
 
     def last_words(self, run_dir: RunDir) -> str:
-        """Return how the last job ended, as far as that is known."""
-        stage, entry = list(ledger.jobs(run_dir).items())[-1]
+        """Return how the job of the first stage that is not committed ended, as far as that is known."""
+        jobs = ledger.jobs(run_dir)
+        left = [stage for stage in jobs if not run_dir.committed(stage).is_dir()]
+        stage = (left or list(jobs))[0]
+        entry = jobs[stage]
         job = self._jobs_of(run_dir).get(stage)
         reasons = [
             item["reason"] for item in ledger.verdicts(run_dir) if item["job"] == entry["job"]
@@ -172,6 +183,12 @@ class Cluster:
             with self._lock:
                 self._asked = -math.inf
 
+    def _is_running(self, run_dir: RunDir, stage: str) -> bool:
+        """Whether a stage's job goes on, by a new look into the queue."""
+        with self._lock:
+            self._asked = -math.inf
+        return self._state(run_dir, stage) == "RUNNING"
+
     def _job(self, run_dir: RunDir, stage: str) -> str:
         job: str = ledger.jobs(run_dir)[stage]["job"]
         return job
@@ -183,16 +200,13 @@ class Cluster:
 
     def _jobs_of(self, run_dir: RunDir) -> dict[str, Job]:
         """Return the run's jobs by stage, as one look into the queue for all runs shows them."""
+        stages = list(self._needs)
         with self._lock:
             if time.monotonic() - self._asked > QUEUE_SECONDS:
-                fields = f"--format={'|'.join(QUEUE_FIELDS)}"
-                self._queue = call(["squeue", "--me", "--noheader", "--states=all", fields])
+                self._queue = call(queue_command(list(self._has_fewer), stages))
                 self._asked = time.monotonic()
             text = self._queue
-        stages = list(self._needs)
-        names = {job_name(run_dir.root, stage) for stage in stages}
-        ours = [line for line in text.splitlines() if line.split("|")[2] in names]
-        return parse_queue("\n".join(ours), run_dir.root, stages)
+        return parse_queue(text, [run_dir.root], stages)
 
 
 def _last_rank(logs: Path) -> tuple[str, int]:

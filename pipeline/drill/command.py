@@ -22,7 +22,7 @@ from pipeline.drill.rehearsal import Rehearsal
 from pipeline.drill.rehearse import Drill, rehearse, run_reference
 from pipeline.drill.report import Report
 from pipeline.drill.watch import Watch
-from pipeline.errors import EXIT_FAILED, ConfigError, LaunchError, Preempted
+from pipeline.errors import EXIT_FAILED, ConfigError, LaunchError, Preempted, StorageError
 from pipeline.files import write_json
 from pipeline.preemption import StopFlag
 from pipeline.recipe import resolve
@@ -32,14 +32,17 @@ from pipeline.slurm.command import (
     Cpus,
     Extra,
     Gpus,
+    GpuType,
     Memory,
     Nodes,
     Partition,
+    Python,
     Qos,
     Site,
     Tasks,
     Time,
     asked_of,
+    interpreter,
 )
 from pipeline.slurm.options import Options, need_of, read_site
 from pipeline.stage import Execution, Launch, Recipe, Stage
@@ -85,6 +88,7 @@ def drill_command(
             site: Site = None,
             nodes: Nodes = None,
             gpus_per_node: Gpus = None,
+            gpu_type: GpuType = None,
             tasks_per_node: Tasks = None,
             cpus_per_task: Cpus = None,
             mem_per_cpu: Memory = None,
@@ -94,6 +98,7 @@ def drill_command(
             qos: Qos = None,
             constraint: Constraint = None,
             sbatch: Extra = None,
+            python: Python = None,
         ) -> None:
             """Rehearse preemptions with a tiny model: stop and kill stages, and compare what comes out."""
             asked = asked_of(locals())
@@ -104,10 +109,12 @@ def drill_command(
                         "--processes is not for --slurm: give --nodes and tasks or GPUs"
                     )
                 flags = validate(Options, asked, "command line")
-                launcher: Launcher = _cluster(stages, flags, site, ds_config)
+                launcher: Launcher = _cluster(stages, flags, site, ds_config, interpreter(python))
             else:
-                if asked or site:
-                    flag = next(iter(asked), "site").replace("_", "-")
+                others = {"site": site, "python": python}
+                given = [*asked, *(name for name, value in others.items() if value)]
+                if given:
+                    flag = given[0].replace("_", "-")
                     raise ConfigError(f"--{flag}: is for a cluster; add --slurm, or leave it out")
                 count = processes or len(visible_gpus()) or DEFAULT_RANKS
                 launcher = Local(rehearsal.program, root / "output", count, ds_config)
@@ -124,8 +131,8 @@ def drill_command(
                 report = _carry_out(
                     Drill(root, text, names, rehearsal, launcher, watch), as_json=as_json
                 )
-                write_json(root / "drill.json", report.to_json())
-            print(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
+                print(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
+                _write(report, root / "drill.json")
             if not report.passed:
                 raise typer.Exit(EXIT_FAILED)
 
@@ -159,10 +166,22 @@ def _carry_out(drill: Drill, *, as_json: bool) -> Report:
         raise LaunchError(
             f"the drill was {stopped}; its processes and jobs are ended, its runs lie in {drill.root}"
         ) from None
-    return Report(str(drill.root), launcher.ranks, launcher.fewer, seconds, outcomes)
+    needed = drill.rehearsal.needed
+    return Report(str(drill.root), launcher.ranks, launcher.fewer, seconds, outcomes, needed)
 
 
-def _cluster(stages: Sequence[Stage], flags: Options, site: Path | None, ds_config: str) -> Cluster:
+def _write(report: Report, path: Path) -> None:
+    try:
+        write_json(path, report.to_json())
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror or error}; the report is only what was printed"
+        ) from error
+
+
+def _cluster(
+    stages: Sequence[Stage], flags: Options, site: Path | None, ds_config: str, python: str
+) -> Cluster:
     site_options = read_site(site)
     needs = {stage.name: need_of(stage, site_options, flags) for stage in stages}
     group = next(stage for stage in stages if stage.launch is Launch.GROUP)
@@ -172,7 +191,7 @@ def _cluster(stages: Sequence[Stage], flags: Options, site: Path | None, ds_conf
     if fewer:
         fewer_flags = flags.model_copy(update=fewer)
         fewer_needs = {stage.name: need_of(stage, site_options, fewer_flags) for stage in stages}
-    return Cluster(sys.executable, find_profile(ds_config), needs, fewer_needs, group.name)
+    return Cluster(python, find_profile(ds_config), needs, fewer_needs, group.name)
 
 
 def _halved(nodes: int, gpus: int, tasks: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.artifact import RunDir
+from pipeline.distributed.world import child_environment
 from pipeline.drill.rehearsal import Act
 from pipeline.drill.watch import Watch
 from pipeline.errors import EXIT_DONE, EXIT_PREEMPTED, LaunchError
@@ -48,7 +49,11 @@ class Local:
         ]
         with self._output(run_dir).open("ab") as output:
             self._processes[run_dir.root] = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(),
+                start_new_session=True,
             )
 
     def begun(self, stage: str) -> str:
@@ -123,17 +128,19 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     root = psutil.Process(process.pid)
-    root.suspend()  # first of all, so that the moment does not pass
     found: list[psutil.Process] = []
-    # Stopped before any is killed: nobody starts or cleans up meanwhile. Twice, for what one of them
-    # started just before it was stopped.
-    for _ in range(2):
-        found = root.children(recursive=True)
-        for child in found:
+    try:
+        root.suspend()  # first of all, so that the moment does not pass
+        # Stopped before any is killed: nobody starts or cleans up meanwhile. Twice, for what one of them
+        # started just before it was stopped.
+        for _ in range(2):
+            found = root.children(recursive=True)
+            for child in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.suspend()
+    finally:  # also if this is interrupted: what is stopped would never end
+        for member in (root, *found):
             with contextlib.suppress(psutil.NoSuchProcess):
-                child.suspend()
-    for member in (root, *found):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+                member.kill()
     process.wait()
     psutil.wait_procs(found, timeout=10)

@@ -73,6 +73,8 @@ class Rehearsal(NamedTuple):
     """Updates that a stage has done more than once so far; None if it has no such thing."""
     program: Sequence[str]
     """Starts the command line."""
+    needed: str | None = None
+    """Stage of which at least one disturbance has to be passed."""
 
 
 class Status(StrEnum):
@@ -90,6 +92,7 @@ class Outcome(NamedTuple):
     """What came of one disturbance."""
 
     exercise: str
+    stage: str
     disturbance: str
     status: Status
     why: str = ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +24,9 @@ from pipeline.drill.rehearsal import (
     Status,
 )
 from pipeline.drill.watch import Fresh, Watch, is_there
-from pipeline.errors import LaunchError, PipelineError
+from pipeline.errors import LaunchError, PipelineError, for_people
 from pipeline.files import write_atomic
+from pipeline.preemption import uninterrupted
 
 REFERENCE = "reference"
 """Folder of the undisturbed run."""
@@ -72,33 +76,48 @@ def rehearse(drill: Drill) -> Iterator[list[Outcome]]:
         exercises = [pool.submit(_carry_out, drill, item) for item in drill.rehearsal.exercises]
         for exercise in as_completed(exercises):
             yield exercise.result()
+    except BaseException:
+        drill.watch.stop.request("the end of the drill")
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        with uninterrupted():
+            pool.shutdown(cancel_futures=True)
 
 
 def _carry_out(drill: Drill, exercise: Exercise) -> list[Outcome]:
     """Do one exercise; what goes wrong in it is an outcome, not an error."""
-    names = [(exercise.name, item.name) for item in exercise.disturbances]
+    names = [(exercise.name, exercise.stage, item.name) for item in exercise.disturbances]
     if exercise.needs_fewer and drill.launcher.fewer is None:
         return [Outcome(*name, Status.SKIPPED, "needs two ranks or more") for name in names]
     run_dir, reference = drill.run_dir(exercise.name), drill.run_dir(REFERENCE)
-    for stage in drill.stages[: drill.stages.index(exercise.stage)]:
-        shutil.copytree(reference.committed(stage), run_dir.committed(stage))
     outcomes: list[Outcome] = []
     try:
+        for stage in drill.stages[: drill.stages.index(exercise.stage)]:
+            shutil.copytree(reference.committed(stage), run_dir.committed(stage))
         with _running(drill, run_dir, [exercise.stage]):
             for item in exercise.disturbances:
                 outcomes.append(_disturb(drill, exercise, item, run_dir))
             _await_commit(drill, run_dir, exercise.stage)
             _await_end(drill, run_dir)
         return _compared(drill, exercise, run_dir, outcomes)
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         if drill.watch.stop.reason:
             raise
+        why = _why(error)
         missing = [Outcome(*name, Status.FAILED) for name in names[len(outcomes) :]]
         if not missing:  # all came back, but not to the end
-            return [_failed(outcome, str(error)) for outcome in outcomes]
-        return [*outcomes, *(_failed(outcome, str(error)) for outcome in missing)]
+            return [_failed(outcome, why) for outcome in outcomes]
+        return [*outcomes, *(_failed(outcome, why) for outcome in missing)]
+
+
+def _why(error: PipelineError | OSError) -> str:
+    """Return what to tell of an error; of `shutil.Error`, which has many in words, the first."""
+    if isinstance(error, shutil.Error):
+        _, target, words = error.args[0][0]
+        number = re.search(r"\[Errno (\d+)\]", words)
+        code = int(number[1]) if number else errno.EIO
+        error = OSError(code, os.strerror(code), target)
+    return str(for_people(error) or error)
 
 
 @contextlib.contextmanager
@@ -110,7 +129,8 @@ def _running(drill: Drill, run_dir: RunDir, stages: Sequence[str]) -> Iterator[N
         drill.launcher.start(run_dir, stages)
         yield
     finally:
-        drill.launcher.end(run_dir)
+        with uninterrupted():
+            drill.launcher.end(run_dir)
 
 
 def _await_commit(drill: Drill, run_dir: RunDir, stage: str) -> None:
@@ -149,7 +169,7 @@ def _disturb(drill: Drill, exercise: Exercise, item: Disturbance, run_dir: RunDi
         LaunchError: If something that was waited for did not come.
     """
     launcher, stage = drill.launcher, exercise.stage
-    name = (exercise.name, item.name)
+    name = (exercise.name, stage, item.name)
     is_committed = run_dir.committed(stage).is_dir
     too_quick = Outcome(*name, Status.MISSED, f"{stage} was done before it could be disturbed")
     if is_committed():

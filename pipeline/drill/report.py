@@ -20,17 +20,29 @@ class Report(NamedTuple):
     seconds_undisturbed: float
     """Of the whole undisturbed run."""
     outcomes: Sequence[Outcome]
+    needed: str | None = None
+    """Stage of which at least one disturbance has to be passed."""
 
     @property
     def passed(self) -> bool:
-        """Whether something was disturbed, and nothing failed."""
-        found = {outcome.status for outcome in self.outcomes}
-        return Status.FAILED not in found and Status.PASSED in found
+        """Whether nothing failed, and enough was disturbed."""
+        return not self.why
+
+    @property
+    def why(self) -> str:
+        """Why the drill is not passed; an empty text if it is."""
+        if any(outcome.status is Status.FAILED for outcome in self.outcomes):
+            return "a disturbance failed"
+        passed = {item.stage for item in self.outcomes if item.status is Status.PASSED}
+        if self.needed is not None and self.needed not in passed:
+            return f"nothing disturbed {self.needed} in time, which is what a drill is for"
+        return "" if passed else "nothing was disturbed in time"
 
     def to_json(self) -> JSON:
         """Return it for machines."""
         return {
             "passed": self.passed,
+            "why": self.why,
             "folder": self.folder,
             "ranks": self.ranks,
             "fewer_ranks": self.fewer,
@@ -43,7 +55,8 @@ class Report(NamedTuple):
         counts = Counter(outcome.status for outcome in self.outcomes)
         told = ", ".join(f"{counts[status]} {status}" for status in Status)
         word = "PASS" if self.passed else "FAIL"
-        return f"{word}: {told}. The runs lie in {self.folder}"
+        why = f"; {self.why}" if self.why else ""
+        return f"{word}: {told}{why}. The runs lie in {self.folder}"
 
 
 def _as_json(outcome: Outcome) -> JSON:

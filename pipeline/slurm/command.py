@@ -39,6 +39,9 @@ Gpus = Annotated[
         "--gpus-per-node", help=f"{_SHARED}GPUs of a node, a task each; default 1; 0 for CPUs."
     ),
 ]
+GpuType = Annotated[
+    str | None, typer.Option("--gpu-type", help=f"{_SHARED}type of the GPUs, as Slurm names it.")
+]
 Tasks = Annotated[
     int | None,
     typer.Option("--tasks-per-node", help=f"{_SHARED}tasks of a node without GPUs; default 1."),
@@ -56,7 +59,9 @@ Qos = Annotated[str | None, typer.Option("--qos", help=f"{_ALL}quality of servic
 Constraint = Annotated[str | None, typer.Option("--constraint", help=f"{_ALL}node features.")]
 Extra = Annotated[
     list[str] | None,
-    typer.Option("--sbatch", metavar="OPTIONS", help=f"{_ALL}more for sbatch; repeatable."),
+    typer.Option(
+        "--sbatch", metavar="OPTIONS", help=f"{_ALL}more for sbatch, as --name=value; repeatable."
+    ),
 ]
 Python = Annotated[
     Path | None,
@@ -85,6 +90,7 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
             site: Site = None,
             nodes: Nodes = None,
             gpus_per_node: Gpus = None,
+            gpu_type: GpuType = None,
             tasks_per_node: Tasks = None,
             cpus_per_task: Cpus = None,
             mem_per_cpu: Memory = None,
@@ -115,8 +121,7 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
                 if stage.check is not None:
                     execution = Execution(needs[stage.name].tasks, thread_count(), profile)
                     stage.check(stage.config(resolved), execution)
-            interpreter = sys.executable if python is None else str(_program(python))
-            place = Place(CHECKOUT, interpreter, own.root, profile)
+            place = Place(CHECKOUT, interpreter(python), own.root, profile)
             order = Order(text, place, needs, [stage.name for stage in stages])
             if dry:
                 dry_run(decisions, order)
@@ -134,12 +139,14 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
     return add
 
 
-def _program(path: Path) -> Path:
-    """Return where a program is for every node; a link, as in a virtual environment, stays one.
+def interpreter(path: Path | None) -> str:
+    """Return where jobs find Python: this one, or what --python names; a link, as a venv has, stays one.
 
     Raises:
         ConfigError: If it cannot be run.
     """
+    if path is None:
+        return sys.executable
     if not (path.is_file() and os.access(path, os.X_OK)):
         raise ConfigError(f"--python {path}: is no program; give the path of an interpreter")
-    return path.absolute()
+    return str(path.absolute())

@@ -6,6 +6,7 @@ verdicts.json   one entry a start of a job that did not commit its stage, in ord
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import RunDir
@@ -20,15 +21,33 @@ def has_jobs(run_dir: RunDir) -> bool:
 
 
 def jobs(run_dir: RunDir) -> dict[str, JSON]:
-    """Return the last job of each stage: job, utc, command."""
+    """Return the last job of each stage: job, utc, command, run_dir (the path it was submitted under)."""
     found: dict[str, JSON] = _read(run_dir, "jobs.json", {})
     return found
 
 
-def note_job(run_dir: RunDir, stage: str, job: str, command: list[str] | None) -> None:
+def note_job(run_dir: RunDir, stage: str, job: str, command: list[str] | None) -> JSON:
     """Remember a job; `command` is None for one that the queue had and this record had not."""
-    entry = {"job": job, "utc": utc_now(), "command": command}
+    entry = {"job": job, "utc": utc_now(), "command": command, "run_dir": str(run_dir.root)}
     _write(run_dir, "jobs.json", {**jobs(run_dir), stage: entry})
+    return entry
+
+
+def places(run_dir: RunDir) -> list[Path]:
+    """Return the paths under which jobs of this run were submitted, this one first; jobs are named by them.
+
+    One path may be a mount of another. What lies elsewhere is the run that this one was copied from.
+    """
+    recorded = [Path(entry.get("run_dir", run_dir.root)) for entry in jobs(run_dir).values()]
+    ours = [path for path in recorded if not _is_elsewhere(path, run_dir.root)]
+    return list(dict.fromkeys([run_dir.root, *ours]))
+
+
+def _is_elsewhere(path: Path, root: Path) -> bool:
+    try:
+        return not path.samefile(root)
+    except OSError:  # it cannot be seen from here
+        return False
 
 
 def verdicts(run_dir: RunDir) -> list[JSON]:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictInt,
+    StringConstraints,
+    field_validator,
+)
 
 from pipeline.config import JSON, Config, load_yaml, validate
 from pipeline.errors import ConfigError
-from pipeline.stage import Launch, Stage
-
-Resource = Literal["cpu", "gpu"]
+from pipeline.stage import Launch, Resource, Stage
 
 OWNED = {
     *("--parsable", "--job-name", "-J", "--output", "-o", "--chdir", "-D", "--dependency", "-d"),
     *("--kill-on-invalid-dep", "--array", "-a", "--ntasks", "-n", "--nodes", "-N", "--test-only"),
     *("--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "-c", "--wrap", "--wait", "-W"),
     *("--no-requeue", "--open-mode", "--gpus-per-task", "--gpu-bind", "--ntasks-per-gpu"),
+    *("--help", "-h", "--usage", "-u", "--version", "-V", "--clusters", "-M"),
 }
 """Options of sbatch that are set here, or that would break what is done here."""
+
+WARNING_SECONDS = 300
+"""Tasks get USR2 so long before the time limit, unless told otherwise."""
+_EARLY_SECONDS = 30
+"""By how much Slurm may be early."""
 
 
 def _no_base_60(value: Any) -> Any:
@@ -35,15 +47,46 @@ def _sbatch_words(value: str) -> str:
         words = shlex.split(value)
     except ValueError as error:
         raise ValueError(f"cannot be split into words ({error})") from None
-    if not words or not words[0].startswith("-"):
-        raise ValueError("expected an option of sbatch, such as --exclusive")
-    for word in words:
+    for word in words or [""]:
+        # A value in a word of its own could not be told from an option.
+        if not re.match(r"--?[A-Za-z]", word):
+            raise ValueError(f"expected options of sbatch, a value as --name=value; found {word!r}")
         # sbatch takes -N4, and any unambiguous beginning of a long option
         is_long = word.startswith("--")
         name = word.partition("=")[0] if is_long else word[:2]
         if name in OWNED or (is_long and any(owned.startswith(name) for owned in OWNED)):
             raise ValueError(f"{name} is set by submit itself, or would break its chain")
+        if _is_signal(word) and _warning(word) is None:
+            raise ValueError(
+                f"{word}: tasks stop and save on USR2 alone, and have to get it themselves; give "
+                "--signal=USR2@SECONDS"
+            )
     return value
+
+
+def _is_signal(word: str) -> bool:
+    return word.startswith("--") and "--signal".startswith(word.partition("=")[0])
+
+
+def _warning(word: str) -> int | None:
+    """Return the seconds of a --signal that tasks understand; None of another."""
+    found = re.fullmatch(r"--\w+=USR2@([1-9]\d*)", word)
+    return None if found is None else int(found[1])
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _matching(pattern: str, wanted: str) -> AfterValidator:
+    """Ask for text of a form that `wanted` describes."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"expected {wanted}")
+        return value
+
+    return AfterValidator(check)
 
 
 Count = Annotated[StrictInt, Field(ge=1)]
@@ -57,14 +100,21 @@ class Options(Config):
     tasks_per_node: Count | None = None
     gpus_per_node: Annotated[StrictInt, Field(ge=0)] | None = None
     """0 computes on CPUs."""
+    gpu_type: Annotated[str, _matching(r"[\w.-]+", "a name of Slurm's, such as a100")] | None = None
+    """Where nodes have GPUs of several types."""
     cpus_per_task: Count | None = None
-    mem_per_cpu: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[KMGT]?$")] | None = None
-    """As `sbatch --mem-per-cpu` takes it: MiB, or with K, M, G or T."""
+    mem_per_cpu: (
+        Annotated[
+            str, _matching(r"[1-9]\d*[KMGT]?", "MiB, or a number with K, M, G or T, such as 4G")
+        ]
+        | None
+    ) = None
+    """As `sbatch --mem-per-cpu` takes it."""
     time: (
         Annotated[
             str,
             BeforeValidator(_no_base_60),
-            StringConstraints(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$"),
+            _matching(r"(\d+-)?\d+(:\d\d){0,2}", "minutes, H:MM:SS or D-HH:MM:SS"),
         ]
         | None
     ) = None
@@ -73,27 +123,56 @@ class Options(Config):
     account: Name | None = None
     qos: Name | None = None
     constraint: Name | None = None
-    sbatch: tuple[Annotated[str, AfterValidator(_sbatch_words)], ...] = ()
+    sbatch: Annotated[
+        tuple[Annotated[str, AfterValidator(_sbatch_words)], ...], BeforeValidator(_one_or_many)
+    ] = ()
     """More options of sbatch, as a shell would take them; those of all sources add up."""
+
+    @property
+    def words(self) -> list[str]:
+        """`sbatch`, word by word."""
+        return [word for text in self.sbatch for word in shlex.split(text)]
+
+
+def _empty_section(value: Any) -> Any:
+    if value is None:  # all in it is commented out
+        return {}
+    if not isinstance(value, (dict, Config)):
+        raise ValueError("expected a section of settings")
+    return value
+
+
+_Section = BeforeValidator(_empty_section)
 
 
 class SlurmSite(Options):
     """Options of all jobs, and by resource class."""
 
-    cpu: Options = Options()
-    gpu: Options = Options()
+    cpu: Annotated[Options, _Section] = Options()
+    """For jobs without GPUs; those whose work can be shared take counts from here too."""
+    gpu: Annotated[Options, _Section] = Options()
+    """For jobs with GPUs."""
+
+    @field_validator("cpu")
+    @classmethod
+    def _cpu_has_no_gpus(cls, cpu: Options) -> Options:
+        if found := cpu.model_fields_set & {"gpus_per_node", "gpu_type"}:
+            raise ValueError(
+                f"{min(found)} is not for jobs without GPUs; write it under gpu, or beside both"
+            )
+        return cpu
 
 
 class Site(Config):
     """What a site file says."""
 
-    slurm: SlurmSite = SlurmSite()
+    slurm: Annotated[SlurmSite, _Section] = SlurmSite()
 
 
-DEFAULTS: dict[Resource, Options] = {
-    "cpu": Options(nodes=1, tasks_per_node=1, cpus_per_task=2, mem_per_cpu="4G"),
-    "gpu": Options(nodes=1, gpus_per_node=1, cpus_per_task=4, mem_per_cpu="4G"),
-}
+PREPARING = Options(cpus_per_task=2, mem_per_cpu="4G")
+"""Asked for by a stage that computes on CPUs."""
+COMPUTING = Options(nodes=1, gpus_per_node=1, cpus_per_task=4, mem_per_cpu="4G")
+"""Asked for by a stage that computes on GPUs, if there are any."""
 
 
 class Need(NamedTuple):
@@ -127,40 +206,75 @@ def can_share(stage: Stage) -> bool:
     return stage.launch is Launch.GROUP or stage.shards is not None
 
 
-def resource_of(stage: Stage) -> Resource:
-    """Return the resource class of a stage."""
-    return "gpu" if can_share(stage) else "cpu"
-
-
 def need_of(stage: Stage, site: SlurmSite, flags: Options) -> Need:
     """Return what a stage's job asks for.
 
     Args:
         stage: A stage; if its work cannot be shared it gets one task on one node.
         site: What the site file says.
-        flags: The command line, which wins; its counts are for stages whose work can be shared.
+        flags: The command line, which wins. Its counts are for the stages that compute on GPUs; where there
+            are none, for all whose work can be shared.
 
     Raises:
-        ConfigError: If the tasks of a node are not its GPUs.
+        ConfigError: If the tasks of a node are not its GPUs, or the time limit leaves no time to save.
     """
-    resource = resource_of(stage)
+    may_compute = stage.resource == "gpu" or can_share(stage)
+    need = _computing(site, flags) if may_compute else _preparing(stage, site, flags)
+    if stage.resource == "cpu" and need.gpus_per_node:
+        need = _preparing(stage, site, flags)
+    _require_time_to_save(need.asked)
+    return need
+
+
+def _preparing(stage: Stage, site: SlurmSite, flags: Options) -> Need:
+    counts = {"nodes", "tasks_per_node", "gpus_per_node", "gpu_type", "cpus_per_task"}
+    rest = Options(**flags.model_dump(exclude_unset=True, exclude=counts))
+    asked = _stacked((PREPARING, site, site.cpu, rest))
     if not can_share(stage):
-        counts = {"nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task"}
-        flags = Options(**flags.model_dump(exclude_unset=True, exclude=counts))
-    layers = (DEFAULTS[resource], site, getattr(site, resource), flags)
-    asked = _stacked(layers)
-    gpus = (asked.gpus_per_node or 0) if resource == "gpu" else 0
-    per_node = asked.tasks_per_node or 1
-    if gpus:
-        if asked.tasks_per_node not in (None, gpus):
+        return Need("cpu", 1, 1, 0, asked)
+    return Need("cpu", asked.nodes or 1, asked.tasks_per_node or 1, 0, asked)
+
+
+def _computing(site: SlurmSite, flags: Options) -> Need:
+    asked = _stacked((COMPUTING, site, site.gpu, flags))
+    gpus = asked.gpus_per_node or 0
+    if not gpus:
+        if flags.gpu_type is not None:
             raise ConfigError(
-                f"tasks per node: {asked.tasks_per_node}, with {gpus} GPUs per node; there is one task a "
-                "GPU: leave it out, or compute on CPUs with --gpus-per-node 0"
+                f"--gpu-type {flags.gpu_type}: with no GPUs per node; leave it out, or ask for some"
             )
-        per_node = gpus
-    if not can_share(stage):
-        return Need(resource, 1, 1, gpus, asked)
-    return Need("gpu" if gpus else "cpu", asked.nodes or 1, per_node, gpus, asked)
+        asked = _stacked((COMPUTING, site, site.cpu, flags))
+        return Need("cpu", asked.nodes or 1, asked.tasks_per_node or 1, 0, asked)
+    if asked.tasks_per_node not in (None, gpus):
+        raise ConfigError(
+            f"tasks per node: {asked.tasks_per_node}, with {gpus} GPUs per node; there is one task a "
+            "GPU: leave it out, or compute on CPUs with --gpus-per-node 0"
+        )
+    return Need("gpu", asked.nodes or 1, gpus, gpus, asked)
+
+
+def _require_time_to_save(asked: Options) -> None:
+    """Raise ConfigError if the warning before the time limit would come as soon as the job begins."""
+    given = [_warning(word) for word in asked.words if _is_signal(word)]
+    warning = given[-1] if given and given[-1] else WARNING_SECONDS
+    least = warning + _EARLY_SECONDS
+    limit = None if asked.time is None else _seconds(asked.time)
+    if limit and limit <= least:  # 0 is no limit
+        raise ConfigError(
+            f"time {asked.time}: is {limit} s, and tasks are warned {warning} s before its end, or up "
+            f"to {_EARLY_SECONDS} s earlier; give more than {least} s, or a later warning with --sbatch "
+            '"--signal=USR2@SECONDS"'
+        )
+
+
+def _seconds(time: str) -> int:
+    """Return a time limit in seconds, read as sbatch does: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, has_days, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if not has_days and len(parts) < 3:
+        parts = [0, *parts]
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _stacked(layers: Sequence[Options]) -> Options:

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.slurm.options import Need
+from pipeline.slurm.options import WARNING_SECONDS, Need
 
 SUBMIT = "sbatch"
 QUEUE_FIELDS = ("%i", "%T", "%j", "%r")
 """Job id, state, name and, last since it may hold anything, the reason."""
+
+
+_MEMORY = {"--mem", "--mem-per-cpu", "--mem-per-gpu"}
+_TAIL = 5
+"""Words of a submit command from the script on: script, stage, run directory, profile, interpreter."""
 
 
 class Place(NamedTuple):
@@ -52,22 +57,36 @@ def submit_command(stage: str, need: Need, place: Place, after: str | None) -> l
         )
     log = str(place.run_dir / "logs" / "slurm").replace("%", "%%")
     order = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
-    gpus = [f"--gpus-per-node={need.gpus_per_node}"] if need.gpus_per_node else []
+    kind = f"{need.asked.gpu_type}:" if need.asked.gpu_type else ""
+    gpus = [f"--gpus-per-node={kind}{need.gpus_per_node}"] if need.gpus_per_node else []
+    # As in the scripts: a site's or a user's default (SBATCH_EXPORT, SBATCH_SIGNAL, ...) wins over those.
+    returns = [
+        "--export=ALL",
+        "--requeue",
+        "--open-mode=append",
+        f"--signal=USR2@{WARNING_SECONDS}",
+    ]
     return [
         *(SUBMIT, "--parsable", f"--job-name={job_name(place.run_dir, stage)}"),
         *(f"--chdir={place.checkout}", f"--output={log}/%j-{stage}.out", *order),
         *(f"--nodes={need.nodes}", f"--ntasks-per-node={need.tasks_per_node}", *gpus),
-        *_rest(need),
+        *(*returns, *_rest(need)),
         str(place.checkout / "slurm" / f"{need.resource}.sbatch"),
         *(stage, str(place.run_dir), str(place.ds_profile), place.python),
     ]
 
 
+def chosen(command: Sequence[str]) -> list[str]:
+    """Return what of a `submit_command` was chosen: not where the run lies, nor what the job waits for."""
+    given = ("--dependency=", "--kill-on-invalid-dep=", "--job-name=", "--chdir=", "--output=")
+    options = [word for word in command[:-_TAIL] if not word.startswith(given)]
+    return [*options, *command[-2:]]
+
+
 def _rest(need: Need) -> list[str]:
     asked = need.asked
-    extra = [word for text in asked.sbatch for word in shlex.split(text)]
     # sbatch refuses a second kind of memory limit.
-    has_memory = any(word.startswith("--mem") for word in extra)
+    has_memory = any(word.partition("=")[0] in _MEMORY for word in asked.words)
     values = {
         "cpus-per-task": asked.cpus_per_task,
         "mem-per-cpu": None if has_memory else asked.mem_per_cpu,
@@ -77,14 +96,17 @@ def _rest(need: Need) -> list[str]:
         "qos": asked.qos,
         "constraint": asked.constraint,
     }
-    return [f"--{name}={value}" for name, value in values.items() if value is not None] + extra
+    return [
+        f"--{name}={value}" for name, value in values.items() if value is not None
+    ] + asked.words
 
 
-def queue_command(run_dir: Path, stages: Sequence[str]) -> list[str]:
-    """Return the command that lists a run's jobs, ended ones too as long as Slurm remembers them."""
-    names = ",".join(job_name(run_dir, stage) for stage in stages)
+def queue_command(run_dirs: Sequence[Path], stages: Sequence[str]) -> list[str]:
+    """Return the command that lists jobs of runs, ended ones too as long as Slurm remembers them."""
+    names = ",".join(job_name(run_dir, stage) for run_dir in run_dirs for stage in stages)
     return [
         "squeue",
+        "--all",  # those in partitions that are hidden too
         "--noheader",
         "--states=all",
         f"--name={names}",

@@ -22,9 +22,10 @@ from pipeline.planner import Decision
 from pipeline.slurm import ledger
 from pipeline.slurm.options import Need
 from pipeline.slurm.queue import Job, cancel_jobs, jobs_of, queue_job
-from pipeline.slurm.sbatch import Place, shell_lines, submit_command
+from pipeline.slurm.sbatch import Place, chosen, shell_lines, submit_command
 
 NOTHING_LEFT = "Everything is done; nothing was submitted."
+_OTHER = "; submitted with other options: `sumpipe cancel` first to change them"
 
 
 class Order(NamedTuple):
@@ -73,8 +74,9 @@ def chain(decisions: Sequence[Decision], jobs: Mapping[str, Job]) -> list[Link]:
 
 def dry_run(decisions: Sequence[Decision], order: Order) -> None:
     """Print the commands that a submit would carry out now; writes nothing."""
+    run_dir = RunDir(order.place.run_dir)
     try:
-        jobs = jobs_of(order.place.run_dir, order.stages)
+        jobs = jobs_of(ledger.places(run_dir), order.stages)
     except LaunchError as error:
         sys.stderr.write(f"sumpipe: {error}; the commands are those for an empty queue\n")
         jobs = {}
@@ -83,6 +85,13 @@ def dry_run(decisions: Sequence[Decision], order: Order) -> None:
         if job is None:
             commands.append((stage, _command(order, stage, after)))
         after = f"${stage}" if job is None else job.id
+    if commands:
+        written = (
+            f"{shlex.quote(str(run_dir.recipe))} and {shlex.quote(str(run_dir.logs('slurm')))}/"
+        )
+        print(
+            f"# First, submit makes {written}; without these the jobs fail. Then it notes their ids."
+        )
     for line in shell_lines(commands):
         print(line)
     if not commands:
@@ -107,7 +116,7 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
         return
     run_dir.root.mkdir(parents=True, exist_ok=True)
     with _alone(run_dir):
-        jobs = jobs_of(run_dir.root, order.stages)
+        jobs = jobs_of(ledger.places(run_dir), order.stages)
         _settle(order.text, run_dir, jobs)
         decisions = look()
         links = chain(decisions, jobs)
@@ -117,13 +126,16 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
                 print(f"{item.stage.name:9} {item.reason}")
         after = None
         for stage, job in links:
+            command = _command(order, stage, after)
             if job is not None:
-                if ledger.jobs(run_dir).get(stage, {}).get("job") != job.id:
-                    ledger.note_job(run_dir, stage, job.id, None)
-                print(f"{stage:9} job {job.id} is there already: {job}")
+                recorded = ledger.jobs(run_dir).get(stage, {})
+                if recorded.get("job") != job.id:
+                    recorded = ledger.note_job(run_dir, stage, job.id, None)
+                before = recorded["command"]
+                is_other = before is not None and chosen(before) != chosen(command)
+                print(f"{stage:9} job {job.id} is there already: {job}{_OTHER if is_other else ''}")
                 after = job.id
                 continue
-            command = _command(order, stage, after)
             number = queue_job(command)
             ledger.note_job(run_dir, stage, number, command)
             print(f"{stage:9} job {number}" + (f", after {after}" if after else ""))
@@ -138,13 +150,29 @@ def cancel(run_dir: RunDir, stages: Sequence[str]) -> None:
     Raises:
         LaunchError: If Slurm refuses.
     """
-    active = {stage: job for stage, job in jobs_of(run_dir.root, stages).items() if job.is_active}
+    jobs = jobs_of(ledger.places(run_dir), stages)
+    active = {stage: job for stage, job in jobs.items() if job.is_active}
     if not active:
         print("Nothing of this run waits or runs; nothing was cancelled.")
         return
     cancel_jobs([job.id for job in active.values()])
     for stage, job in active.items():
         print(f"{stage:9} job {job.id} cancelled; it was {job}")
+
+
+def refuse_another_recipe(run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
+    """Refuse to change recipe.yaml under jobs, which read it when they start.
+
+    Raises:
+        ConfigError: If any of these jobs wait or run.
+    """
+    active = {stage: job for stage, job in jobs.items() if job.is_active}
+    if active:
+        told = ", ".join(f"{stage} (job {job.id}, {job.state})" for stage, job in active.items())
+        raise ConfigError(
+            f"{run_dir.root}: jobs of this run with another recipe are in the queue: {told}; take them back "
+            f"with `sumpipe cancel {shlex.quote(str(run_dir.root))}` first, or choose another --run-dir"
+        )
 
 
 def _command(order: Order, stage: str, after: str | None) -> list[str]:
@@ -178,15 +206,9 @@ def _settle(text: str, run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
         ConfigError: If jobs wait or run that were submitted with another.
         RunDirInUse: If somebody else works in the run directory.
     """
-    active = {stage: job for stage, job in jobs.items() if job.is_active}
-    is_recorded = run_dir.recipe.is_file() and run_dir.recipe.read_text(encoding="utf-8") == text
-    if active and not is_recorded:
-        told = ", ".join(f"{stage} (job {job.id}, {job.state})" for stage, job in active.items())
-        raise ConfigError(
-            f"{run_dir.root}: jobs of this run with another recipe are in the queue: {told}; take them back "
-            f"with `sumpipe cancel {run_dir.root}` first, or choose another --run-dir"
-        )
-    if active:  # one of them may hold the run
+    if not run_dir.has_recipe(text):
+        refuse_another_recipe(run_dir, jobs)
+    if any(job.is_active for job in jobs.values()):  # one of them may hold the run
         return
     # Held for a moment only: the first job may start before this command is over.
     with lease.hold(run_dir, job_id()):

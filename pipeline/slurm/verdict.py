@@ -55,19 +55,23 @@ class Verdict(NamedTuple):
 
     code: int
     reason: str
-    done: int = 0
-    """Progress of the stage, in its own unit."""
-    fruitless: int = 0
-    """How often in a row this job was queued again without progress, this time included."""
+    reached: dict[str, int]
+    """The furthest that this job has come, by unit and total: a stage may count one thing, then another."""
+    fruitless: int
+    """How often in a row this job was queued again without coming further, this time included."""
 
 
 def judge(end: Ending) -> Verdict:
     """Decide; pure."""
+    before = end.before or {}
+    reached: dict[str, int] = before.get("reached", {})
+    fruitless: int = before.get("fruitless", 0)
+
     if end.is_committed:
         if end.srun_code == EXIT_STALE:
             reason = "is committed, but was made with other settings than recipe.yaml has now"
-            return Verdict(EXIT_FAILED, reason)
-        return Verdict(EXIT_DONE, "is committed")
+            return Verdict(EXIT_FAILED, reason, reached, fruitless)
+        return Verdict(EXIT_DONE, "is committed", reached, fruitless)
     left = end.preempted
     if left is not None and _is_of(left, end):
         reason, told = left["reason"], left.get("progress")
@@ -77,19 +81,21 @@ def judge(end: Ending) -> Verdict:
         traces = "nothing is committed, no preemption recorded"
         if left is not None:
             traces += f" (preempted.json is of job {left['job']}, {left['stage']})"
-        return Verdict(EXIT_FAILED, f"srun ended with code {end.srun_code}: {traces}")
+        reason = f"srun ended with code {end.srun_code}: {traces}"
+        return Verdict(EXIT_FAILED, reason, reached, fruitless)
+
     progress = told or {"done": 0, "total": 0, "unit": "steps"}
-    done, before = progress["done"], end.before
-    has_moved = done > (before["done"] if before else 0)
-    fruitless = 0 if has_moved else 1 + (before["fruitless"] if before else 0)
+    done, scale = progress["done"], f"{progress['unit']} of {progress['total']}"
+    fruitless = 0 if done > reached.get(scale, 0) else fruitless + 1
+    reached = {**reached, scale: max(done, reached.get(scale, 0))}
     where = f"{reason} ({progress['unit']} {done}/{progress['total']})"
     if fruitless > FRUITLESS_RESTARTS:
         reason = (
             f"{where}; queued again {FRUITLESS_RESTARTS} times in a row without progress, so not once more: "
             "raise the time limit, or save more often; then submit again"
         )
-        return Verdict(EXIT_FAILED, reason, done, fruitless)
-    return Verdict(EXIT_PREEMPTED, where, done, fruitless)
+        return Verdict(EXIT_FAILED, reason, reached, fruitless)
+    return Verdict(EXIT_PREEMPTED, where, reached, fruitless)
 
 
 def _is_of(left: JSON, end: Ending) -> bool:

@@ -1,81 +1,138 @@
-"""Write clean examples and a ledger that accounts for every row."""
+"""Turn raw rows into clean examples and a ledger that accounts for every row."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError
+from pipeline.config import JSON
+from pipeline.errors import CorruptArtifact, DataError
+from pipeline.files import write_json
+from pipeline.shards import Shards
 from pipeline.stage import Metrics, StageContext
+from stages.clean.candidates import Candidates
+from stages.clean.cleaned import CleanedRows, raw_files
 from stages.clean.config import CleanConfig
-from stages.normalize import normalize
-from stages.schema import SPLITS, Example, RawRow, read_jsonl, write_jsonl
+from stages.clean.filters import KEPT
+from stages.clean.verdicts import LEDGER, Verdicts
+from stages.schema import SPLITS
 
-_ROWS_BETWEEN_STOPS = 1000
-_LEDGER = pa.schema(
-    [
-        ("id", pa.string()),
-        ("split", pa.string()),
-        ("origin", pa.string()),
-        ("outcome", pa.string()),
-        ("document_chars_raw", pa.int32()),
-        ("document_chars", pa.int32()),
-        ("summary_chars_raw", pa.int32()),
-        ("summary_chars", pa.int32()),
-    ]
-)
+_SHOWN = 20
+"""Pairs of each kind in duplicates.json; all are in the ledger."""
+
+_logger = logging.getLogger(__name__)
 
 
 def run(config: CleanConfig, context: StageContext) -> Metrics:
-    """Write {split}.jsonl of Examples and ledger/{split}.parquet with one record a row."""
-    (context.work / "ledger").mkdir(exist_ok=True)
+    """Write {split}/ (Examples), ledger/{split}/ (one record a raw row) and duplicates.json.
+
+    Raises:
+        DataError: If a split has no row left, or if splits leak into each other and the recipe forbids it.
+    """
+    context.adopt(functools.partial(_make, config, context), (*SPLITS, LEDGER))
+    return _metrics(config, context)
+
+
+def _make(config: CleanConfig, context: StageContext) -> Path:
+    for step in shards(config, context):
+        context.share(step)
+    _, candidates, verdicts = _steps(config, context)
+    found = _duplicates(verdicts.folder / LEDGER, candidates.left_out())
+    write_json(context.work / "duplicates.json", found)
+    return verdicts.folder
+
+
+def shards(config: CleanConfig, context: StageContext) -> Iterator[Shards]:
+    """Yield the steps: rows cleaned one by one, rows that may be alike, what becomes of each row."""
+    rows, candidates, verdicts = _steps(config, context)
+    claims = context.claims
+    yield Shards(rows, len(rows.raw), rows.folder, claims / "rows")
+    yield Shards(candidates, candidates.count, candidates.folder, claims / "candidates")
+    yield Shards(verdicts, len(rows.raw), verdicts.folder, claims / "verdicts")
+
+
+def _steps(config: CleanConfig, context: StageContext) -> tuple[CleanedRows, Candidates, Verdicts]:
+    raw = raw_files(context.inputs["fetch"].directory("raw"))
+    folder = context.shared
+    rows = CleanedRows(folder / "rows", config, raw)
+    candidates = Candidates(folder / "candidates", rows)
+    return rows, candidates, Verdicts(folder / "verdicts", rows, candidates)
+
+
+def _duplicates(ledger: Path, left_out: int) -> JSON:
+    """Count what is alike: within each split, and of each split in those before it."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    shown: dict[tuple[str, str], list[JSON]] = {}
+    for split in SPLITS:
+        for entry in _entries(ledger / split):
+            for kind, other in (("duplicate", split), ("leak", entry["leak_split"])):
+                if (of := entry[f"{kind}_of"]) is not None:
+                    similarity = entry[f"{kind}_similarity"]
+                    counts[split, other, "equal" if similarity == 1 else "near"] += 1
+                    pair = {"id": entry["id"], "is_like": of, "similarity": similarity}
+                    examples = shown.setdefault((split, other), [])
+                    if len(examples) < _SHOWN:
+                        examples.append(pair)
+    found = [
+        {
+            "split": split,
+            "in": other,
+            "equal": counts[split, other, "equal"],
+            "near": counts[split, other, "near"],
+            "examples": examples,
+        }
+        for (split, other), examples in shown.items()
+    ]
+    return {"found": found, "candidates_left_out": left_out}
+
+
+def _entries(folder: Path) -> Iterator[JSON]:
+    for path in sorted(folder.glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+
+
+def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
+    """Count the ledger, and compare it with what fetch brought."""
     metrics: Metrics = {}
-    for number, split in enumerate(SPLITS):
-        source = context.inputs["fetch"].file(f"raw/{split}.jsonl")
-        outcomes = _clean_split(config, split, source, context)
-        for outcome, count in sorted(outcomes.items()):
-            metrics[f"rows_{outcome}_{split}"] = count
-        if outcomes["kept"] == 0:
-            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    leaks = 0
+    for split in SPLITS:
+        outcomes: Counter[str] = Counter()
+        duplicates = 0
+        for entry in _entries(context.work / LEDGER / split):
+            outcomes[entry["outcome"]] += 1
+            duplicates += entry["duplicate_of"] is not None
+            leaks += entry["leak_of"] is not None
+        fetched = context.inputs["fetch"].manifest.metrics.get(f"rows_{split}")
+        if fetched is not None and fetched != outcomes.total():
+            raise CorruptArtifact(
+                f"the ledger has {outcomes.total()} rows of {split}, fetch brought {fetched}"
+            )
+        if outcomes[KEPT] == 0:
+            counts = ", ".join(
+                f"{count} {name}" for name, count in sorted(outcomes.items()) if count
+            )
             raise DataError(f"the {split} split has no usable row left ({counts})")
-        context.progress.update(number + 1, len(SPLITS), "split")
-    return metrics
-
-
-def _clean_split(
-    config: CleanConfig, split: str, source: Path, context: StageContext
-) -> Counter[str]:
-    examples, ledger = [], []
-    for number, row in enumerate(read_jsonl(source, RawRow)):
-        if number % _ROWS_BETWEEN_STOPS == 0:
-            context.stop.check()
-        document = normalize(row.document, config.unicode_form)
-        summary = normalize(row.summary, config.unicode_form)
-        outcome = _outcome(document, summary)
-        if outcome == "kept":
-            examples.append(Example(row.id, document, summary))
-        ledger.append(
-            {
-                "id": row.id,
-                "split": split,
-                "origin": row.origin,
-                "outcome": outcome,
-                "document_chars_raw": len(row.document),
-                "document_chars": len(document),
-                "summary_chars_raw": len(row.summary),
-                "summary_chars": len(summary),
-            }
+        metrics |= {f"rows_{name}_{split}": n for name, n in sorted(outcomes.items()) if n}
+        if duplicates:
+            metrics[f"duplicates_{split}"] = duplicates
+    if leaks:
+        metrics["leaks"] = leaks
+        told = (
+            f"{leaks} documents are like one of another split; {context.work / 'duplicates.json'} has "
+            "counts and examples, the ledger all of them"
         )
-    table = pa.Table.from_pylist(ledger, schema=_LEDGER)
-    pq.write_table(table, context.work / "ledger" / f"{split}.parquet")
-    write_jsonl(context.work / f"{split}.jsonl", examples)
-    return Counter(str(entry["outcome"]) for entry in ledger)
-
-
-def _outcome(document: str, summary: str) -> str:
-    if not document:
-        return "empty_document"
-    return "kept" if summary else "empty_summary"
+        if config.duplicates.on_leak == "fail":
+            raise DataError(
+                f"{told}. Mend the splits, or set clean.duplicates.on_leak to drop (the copy in training, "
+                "or else in validation, goes) or to report"
+            )
+        done = "left out" if config.duplicates.on_leak == "drop" else "kept"
+        _logger.warning("%s; they are %s (clean.duplicates.on_leak)", told, done)
+    return metrics

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline.errors import ConfigError, DataError
-from pipeline.files import publish
+from pipeline.errors import ConfigError, CorruptArtifact, DataError
+from pipeline.shards import FileShards, Shards
 from pipeline.stage import Metrics, StageContext
 from stages.encode.config import EncodeConfig
-from stages.schema import SPLITS, Example, read_jsonl
-from stages.tokens import token_ids, truncate
+from stages.schema import SPLITS, Example, read_jsonl, shard_files
+from stages.tokens import tokenize
 
-SHARD_ROWS = 10_000
-"""Rows a shard; fixed, so that shards do not depend on how the work is spread."""
-
+_PORTION = 64
+"""Rows that are tokenised at a time: what the tokenizer makes of them stays in the processor's caches."""
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -29,26 +32,72 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedRows(FileShards):
+    """Token ids, one Arrow file for each file of examples."""
+
+    config: EncodeConfig
+    model: Path
+    examples: tuple[Path, ...]
+
+    suffix: ClassVar[str] = ".arrow"
+
+    def path(self, shard: int) -> Path:
+        """Return where the ids of a file of examples are."""
+        examples = self.examples[shard]
+        return self.folder / examples.parent.name / f"{examples.stem}{self.suffix}"
+
+    def __call__(self, shard: int) -> None:
+        """Tokenise one file of examples."""
+        self.path(shard).parent.mkdir(exist_ok=True)
+        rows = list(read_jsonl(self.examples[shard], Example))
+        with (
+            self.publishing(self.path(shard)) as path,
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, _SCHEMA) as writer,
+        ):
+            tables = [
+                encoded(_tokenizer(self.model), rows[at : at + _PORTION], self.config)
+                for at in range(0, max(len(rows), 1), _PORTION)
+            ]
+            writer.write_table(pa.concat_tables(tables).combine_chunks())
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(model: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    return tokenizer
+
+
 def run(config: EncodeConfig, context: StageContext) -> Metrics:
-    """Write {split}/00000.arrow and on, in row order."""
+    """Write {split}/, a file of token ids for each file of examples, rows in the same order."""
     model = context.inputs["fetch"].directory("model")
-    tokenizer = AutoTokenizer.from_pretrained(model)
     _check_limits(config, AutoConfig.from_pretrained(model).max_position_embeddings)
+    context.adopt(functools.partial(_make, config, context), SPLITS)
     metrics: Metrics = {}
     for split in SPLITS:
-        examples = list(read_jsonl(context.inputs["clean"].file(f"{split}.jsonl"), Example))
-        (context.work / split).mkdir(exist_ok=True)
-        shards = [examples[at : at + SHARD_ROWS] for at in range(0, len(examples), SHARD_ROWS)]
-        tables = []
-        for number, rows in enumerate(shards):
-            context.stop.check()
-            path = context.work / split / f"{number:05d}.arrow"
-            if not path.exists():
-                _write(path, _encode(tokenizer, rows, config))
-            tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-            context.progress.update(number + 1, len(shards), f"{split} shard")
-        metrics |= _count(pa.concat_tables(tables), split)
+        metrics |= _count(context.work / split, split)
+        cleaned = context.inputs["clean"].manifest.metrics.get(f"rows_kept_{split}")
+        if cleaned is not None and cleaned != metrics[f"rows_{split}"]:
+            raise CorruptArtifact(
+                f"{metrics[f'rows_{split}']} rows of {split} are encoded, clean kept {cleaned}"
+            )
     return metrics
+
+
+def shards(config: EncodeConfig, context: StageContext) -> Iterator[Shards]:
+    """Yield the one step of the work."""
+    cleaned = context.inputs["clean"]
+    files = tuple(path for split in SPLITS for path in shard_files(cleaned.directory(split)))
+    folder = context.shared / "encoded"
+    work = EncodedRows(folder, config, context.inputs["fetch"].directory("model"), files)
+    yield Shards(work, len(files), folder, context.claims)
+
+
+def _make(config: EncodeConfig, context: StageContext) -> Path:
+    (step,) = shards(config, context)
+    context.share(step)
+    return step.folder
 
 
 def _check_limits(config: EncodeConfig, positions: int) -> None:
@@ -61,35 +110,61 @@ def _check_limits(config: EncodeConfig, positions: int) -> None:
             )
 
 
-def _encode(
+def encoded(
     tokenizer: PreTrainedTokenizerBase, rows: list[Example], config: EncodeConfig
 ) -> pa.Table:
+    """Tokenise rows, cut as the recipe says.
+
+    Raises:
+        DataError: If a row is too long and may not be cut, or is not `<s> ... </s>`.
+    """
     columns: dict[str, list[object]] = {name: [] for name in _SCHEMA.names}
     columns["id"] = [row.id for row in rows]
     for role, texts, limit in (
         ("source", [row.document for row in rows], config.max_source_tokens),
         ("target", [row.summary for row in rows], config.max_target_tokens),
     ):
-        for row, ids in zip(rows, token_ids(tokenizer, texts), strict=True):
-            kept, lost = truncate(ids, limit)
+        found = tokenize(tokenizer, texts, limit, config)
+        for row, (ids, lost) in zip(rows, found, strict=True):
             if lost and config.truncation == "fail":
                 raise DataError(
-                    f"{row.id}: its {role} has {len(ids)} tokens, encode.max_{role}_tokens allows "
-                    f"{limit}; raise it, or set encode.truncation: head"
+                    f"{row.id}: its {role} has {len(ids) + lost} tokens, encode.max_{role}_tokens allows "
+                    f"{limit}; raise it, or set encode.truncation to head, head_tail or sentences"
                 )
-            columns[f"{role}_ids"].append(kept)
+            if not _is_framed(ids, tokenizer):
+                raise DataError(
+                    f"{row.id}: the tokenizer of fetch.model makes its {role} {_shown(ids, tokenizer)}; "
+                    "expected <s> ... </s> without special tokens within, as BART's does. Give a model with "
+                    "BART's tokenizer"
+                )
+            columns[f"{role}_ids"].append(ids)
             columns[f"{role}_tokens_lost"].append(lost)
     return pa.table(columns, schema=_SCHEMA)
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        writer.write_table(table)
-    publish(temporary, path)
+def _is_framed(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether ids are <s> ... </s>, no special token between them."""
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return (ids[0], ids[-1]) == ends and _special(tokenizer).isdisjoint(ids[1:-1])
 
 
-def _count(table: pa.Table, split: str) -> Metrics:
+@functools.lru_cache(maxsize=1)
+def _special(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    return frozenset(tokenizer.all_special_ids)
+
+
+def _shown(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the ends of a text's tokens and the special ones within, by name."""
+    within = [id_ for id_ in ids[1:-1] if id_ in _special(tokenizer)][:3]
+    names = tokenizer.convert_ids_to_tokens([*ids[:1], *within, *ids[-1:]])
+    return " ... ".join(names)
+
+
+def _count(folder: Path, split: str) -> Metrics:
+    files = sorted(folder.glob("*.arrow"))
+    table = pa.concat_tables(
+        pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in files
+    )
     counts: Metrics = {f"rows_{split}": table.num_rows}
     for role in ("source", "target"):
         lengths = pa.compute.list_value_length(table[f"{role}_ids"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -21,6 +22,10 @@ from stages.decoding import PROFILE, as_hugging_face
 from stages.export.config import ExportSettings
 
 _PREFIX = "bart."
+_ARCHITECTURE = {"normalize_before": False, "normalize_embedding": True}
+"""How every BART is built. CTranslate2's converter looks for it in config.json (`BartLoader`, 4.8.5), where
+transformers' own BART code never did: what a pretrained model says there may be missing or wrong."""
+_TOKENIZER_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model")
 _WEIGHT_FILES = (".safetensors", ".bin", ".index.json")
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +53,7 @@ def run(config: ExportSettings, context: StageContext) -> Metrics:
     if chosen != [newest.update]:
         _fill(model, average_state([committed(checkpoints, update).folder for update in chosen]))
     rules = as_hugging_face(config.decoding, model.config)
+    model.config.update(_ARCHITECTURE)
     model.generation_config = GenerationConfig(**rules, **{PROFILE: config.decoding.profile})
     model.save_pretrained(model_folder)
     _copy_tokenizer(pretrained, model_folder)
@@ -90,11 +96,19 @@ def _fill(model: BartForConditionalGeneration, state: dict[str, Tensor]) -> None
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy whatever the tokenizer needs; weights and configuration are written anew."""
+    """Copy the tokenizer's files; weights and configuration are written anew.
+
+    What else lies in a pretrained model's folder (its card, other weights, `.env`) is not this model's, and
+    must not be published with it.
+    """
     for file in source.iterdir():
+        is_tokenizers = any(fnmatchcase(file.name, form) for form in _TOKENIZER_FILES)
         is_weight = file.name.endswith(_WEIGHT_FILES)
-        if file.is_file() and not is_weight and not (target / file.name).exists():
-            shutil.copyfile(file, target / file.name)
+        if file.is_file() and is_tokenizers and not is_weight:
+            if not (target / file.name).exists():
+                shutil.copyfile(file, target / file.name)
+        elif not is_weight:
+            _logger.info("%s stays behind: it is no file of a tokenizer", file.name)
 
 
 def average_state(folders: Sequence[Path]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, model_validator
 
-from pipeline.config import Config, Number
+from pipeline.config import EXECUTION_ONLY, Config, Number
 
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -24,6 +24,53 @@ class Columns(Config):
     id: str = "id"
     """Column of a unique id; ids are made from split and row number where no file has it."""
 
+    @model_validator(mode="after")
+    def _differ(self) -> Columns:
+        names = (self.document, self.summary, self.id)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"document, summary and id are three columns; {twice!r} is given for two of them"
+            )
+        return self
+
+
+OnBadRow = Literal["fail", "record"]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+
+
+class Reading(Config):
+    """How rows are read, whatever they come from."""
+
+    on_bad_row: OnBadRow = "fail"
+    """About a row that cannot be read: end with its place, or keep it without texts and with its fault."""
+    max_line_bytes: Annotated[StrictInt, Field(ge=1)] = 1 << 26
+    """Longest line of a text file in bytes, its end included; a longer one cannot be read."""
+
+
+class SplitFiles(Config):
+    """Where each split is: a file, a folder or a glob."""
+
+    train: Annotated[str, Field(min_length=1)]
+    valid: Annotated[str, Field(min_length=1)]
+    test: Annotated[str, Field(min_length=1)]
+
+
+class Derive(Config):
+    """Cuts splits out of one source: a document that comes twice is in one of them."""
+
+    valid: Share
+    """Share of documents for validation, about: the counts are told."""
+    test: Share
+    """Share of documents for testing, about."""
+    seed: Annotated[StrictInt, Field(ge=0)] = 1
+    """Another seed draws other documents; not the run's, so that runs with several seeds share splits."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Derive:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid {self.valid} and test {self.test} leave nothing to train on")
+        return self
+
 
 class DemoDataset(Config):
     """The built-in synthetic corpus: facts to be read from shuffled sentences."""
@@ -37,13 +84,43 @@ class DemoDataset(Config):
     """Test pairs, 1 or more."""
 
 
-class LocalDataset(Config):
-    """A folder with one file a split: train, valid and test as .jsonl, .csv or .parquet."""
+class LocalDataset(Reading):
+    """Files of one's own: JSON Lines, CSV, TSV, Parquet or pairs of line files, compressed or not."""
 
     source: Literal["local"]
     path: AbsolutePath
-    """The folder."""
+    """A folder with train, valid and test; with `derive` a file, a folder or a glob."""
+    files: SplitFiles | None = None
+    """Where the splits are, relative to `path`; null to find them by their names."""
+    derive: Derive | None = None
+    """Cut all rows into splits; null where they are cut already."""
     columns: Columns = Columns()
+
+    @model_validator(mode="after")
+    def _splits_are_given_or_derived(self) -> LocalDataset:
+        if self.files is not None and self.derive is not None:
+            raise ValueError("files and derive exclude one another: take one out")
+        return self
+
+
+class CatalogueDataset(Reading):
+    """A set that is described in the catalogue, from the Hub or from its original files."""
+
+    source: Literal["catalogue"]
+    name: str
+    """Its name there, such as cnn_dailymail."""
+    path: AbsolutePath | None = None
+    """The original files, a folder or the one file; null to fetch them."""
+    split: str | None = None
+    """How it is cut, by name; only for sets without splits of their own, and then required."""
+    split_ids: AbsolutePath | None = None
+    """JSON file with lists of ids by split, for a `split` that is given by ids."""
+    catalogue: AbsolutePath | None = None
+    """A catalogue of one's own; null for the packaged one."""
+    check_rows: Annotated[StrictBool, EXECUTION_ONLY] = True
+    """End if a split has another number of rows than the catalogue says; false only warns."""
+    columns: Columns | None = None
+    """Names of the columns where they differ from the catalogue's."""
 
 
 class SplitNames(Config):
@@ -54,7 +131,7 @@ class SplitNames(Config):
     test: str = "test"
 
 
-class HubDataset(Config):
+class HubDataset(Reading):
     """A dataset of the Hugging Face Hub, at one revision."""
 
     source: Literal["hub"]
@@ -63,7 +140,7 @@ class HubDataset(Config):
     name: str | None = None
     """Configuration of the dataset, such as 3.0.0; None for its only one."""
     revision: Annotated[str, Field(min_length=1)]
-    """Commit to read, so that the rows cannot change under the run."""
+    """Commit to read, so that the rows cannot change under the run; a branch or tag is warned of."""
     columns: Columns = Columns()
     splits: SplitNames = SplitNames()
 
@@ -113,10 +190,12 @@ class HubModel(Config):
     path: str
     """Repository, such as facebook/bart-large."""
     revision: Annotated[str, Field(min_length=1)]
-    """Commit to load."""
+    """Commit to load; a branch or tag is warned of."""
 
 
-Dataset = Annotated[DemoDataset | LocalDataset | HubDataset, Field(discriminator="source")]
+Dataset = Annotated[
+    DemoDataset | LocalDataset | HubDataset | CatalogueDataset, Field(discriminator="source")
+]
 Model = Annotated[ScratchModel | LocalModel | HubModel, Field(discriminator="source")]
 
 

@@ -1,56 +1,132 @@
-"""Fetch from the Hugging Face Hub, at a pinned revision; the only network access of the pipeline."""
+"""Fetch from the Hugging Face Hub, at a commit; the only network access of the pipeline."""
 
 from __future__ import annotations
 
+import logging
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import datasets
-from datasets.exceptions import DatasetsError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 
 from pipeline.errors import DataError
+from pipeline.files import sha256_file
+from stages.fetch.catalogue import HubFiles
 from stages.fetch.config import HubDataset, HubModel
-from stages.fetch.rows import checked_rows
-from stages.schema import RawRow
+from stages.fetch.local_rows import Found
+from stages.hub_calls import tried
 
 _MODEL_FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _NETWORK_HELP = (
     "Check the name, the revision and the network; on a cluster run `sumpipe run ... --only fetch` on a "
     "node that reaches the Hub, or use source: local."
 )
 
+Kind = Literal["dataset", "model"]
+_logger = logging.getLogger(__name__)
 
-def hub_rows(dataset: HubDataset, split: str, cache: Path) -> Iterator[RawRow]:
-    """Read one split of a Hub dataset.
+
+def commit_of(kind: Kind, repository: str, revision: str, help_: str = _NETWORK_HELP) -> str:
+    """Return the commit that a revision stands for; a branch or tag is warned of.
+
+    Raises:
+        DataError: If the Hub does not know it, or cannot be reached; ends with `help_`.
+    """
+
+    def ask() -> str:
+        found = HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=10)
+        return found.sha or revision
+
+    commit = tried(f"{kind} {repository} at {revision}", ask, help_)
+    if not _COMMIT.fullmatch(revision):
+        _logger.warning(
+            "%s %s: %s is not a commit and may come to mean another one; taken is %s. Write that into the "
+            "recipe to have the same again",
+            *(kind, repository, revision, commit),
+        )
+    return commit
+
+
+def hub_rows(dataset: HubDataset, split: str, commit: str, cache: Path) -> Iterator[Found]:
+    """Read one split of a Hub dataset, whose files are found by `datasets`.
 
     Args:
-        dataset: Repository, revision and column names.
+        dataset: Repository and names of the splits.
         split: train, valid or test.
+        commit: What is read of it.
         cache: Where the download is kept until the stage is done.
 
     Raises:
-        DataError: If it cannot be reached or has no such configuration, split or column.
+        DataError: If it cannot be reached or has no such configuration or split.
     """
     name: str = getattr(dataset.splits, split)
-    try:
-        rows = datasets.load_dataset(
-            dataset.path,
-            dataset.name,
-            split=name,
-            revision=dataset.revision,
-            cache_dir=str(cache),
+
+    def load() -> datasets.Dataset:
+        return datasets.load_dataset(
+            dataset.path, dataset.name, split=name, revision=commit, cache_dir=str(cache)
         )
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(
-            f"dataset {dataset.path}, split {name}: {error}. {_NETWORK_HELP}"
-        ) from error
-    found = ((f"{split}:{number}", values) for number, values in enumerate(rows))
-    yield from checked_rows(found, dataset.path, split, dataset.columns)
+
+    rows = tried(f"dataset {dataset.path}, split {name}", load, _NETWORK_HELP)
+    for number, values in enumerate(rows):
+        yield Found(dataset.path, f"{split}:{number}", values)
 
 
-def hub_model(model: HubModel, target: Path) -> None:
+def hub_files(hub: HubFiles, commit: str, target: Path, help_: str) -> None:
+    """Download files of a dataset into `target`; those that are there whole stay.
+
+    Interrupted downloads continue; files are checked by the Hub's checksums and by ours.
+
+    Args:
+        hub: Repository and files.
+        commit: What is read of it.
+        target: A folder of ours.
+        help_: What to do where the Hub cannot be had.
+
+    Raises:
+        DataError: If it cannot be reached, has not the files, or has others.
+    """
+    what = f"dataset {hub.path} at {commit}"
+    patterns = list(hub.files)
+    tried(
+        what,
+        lambda: snapshot_download(
+            hub.path,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=target,
+            allow_patterns=patterns,
+        ),
+        help_,
+    )
+    missing = [name for name in (*patterns, *hub.sha256) if not list(target.glob(name))]
+    if missing:
+        raise DataError(f"{what}: has no file {' or '.join(missing)}. {help_}")
+    for name, expected in hub.sha256.items():
+        found = sha256_file(target / name)
+        if found != expected:
+            (target / name).unlink()
+            raise DataError(
+                f"{what}: sha256 of {name} is {found[:12]}, {expected[:12]} is expected; the file was "
+                "removed: run the same command again, and if it stays so, the file was replaced on the Hub"
+            )
+    if hub.unzip:
+        for path in sorted(target.rglob("*.zip")):
+            _unzip(path, target)
+
+
+def _unzip(path: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(target)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: is not a whole .zip file ({error})") from error
+
+
+def hub_model(model: HubModel, commit: str, target: Path) -> None:
     """Download a model and its tokenizer into `target`.
 
     Interrupted downloads continue; files are checked by the Hub's checksums.
@@ -58,14 +134,13 @@ def hub_model(model: HubModel, target: Path) -> None:
     Raises:
         DataError: If it cannot be reached.
     """
-    try:
-        folder = snapshot_download(
-            model.path,
-            revision=model.revision,
-            local_dir=target,
-            allow_patterns=list(_MODEL_FILES),
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise DataError(f"model {model.path}: {error}. {_NETWORK_HELP}") from error
-    if not list(Path(folder).glob("*.safetensors")):
-        raise DataError(f"model {model.path} at {model.revision}: has no safetensors weights")
+    patterns = list(_MODEL_FILES)
+    tried(
+        f"model {model.path}",
+        lambda: snapshot_download(
+            model.path, revision=commit, local_dir=target, allow_patterns=patterns
+        ),
+        _NETWORK_HELP,
+    )
+    if not list(target.glob("*.safetensors")):
+        raise DataError(f"model {model.path} at {commit}: has no safetensors weights")

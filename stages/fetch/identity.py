@@ -7,35 +7,18 @@ from pathlib import Path
 from pipeline.config import JSON
 from pipeline.errors import DataError
 from pipeline.stage import HashFile
-from stages.fetch.config import DemoDataset, FetchConfig, LocalDataset, LocalModel, ScratchModel
-from stages.schema import SPLITS
-
-SUFFIXES = (".jsonl", ".csv", ".parquet")
-
-
-def split_files(folder: Path) -> dict[str, Path]:
-    """Return the one file of each split in a dataset folder.
-
-    Raises:
-        DataError: If the folder or a split is missing, or a split has two files.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"fetch.dataset.path: {folder} is not a folder; give one with train, valid and test files "
-            f"({', '.join(SUFFIXES)})"
-        )
-    files = {}
-    for split in SPLITS:
-        found = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
-        found = [path for path in found if path.is_file()]
-        if len(found) != 1:
-            what = f"{len(found)} files" if found else "no file"
-            raise DataError(
-                f"{folder}: has {what} for the {split} split; expected one of "
-                f"{', '.join(split + suffix for suffix in SUFFIXES)}"
-            )
-        files[split] = found[0]
-    return files
+from stages.fetch.catalogue import catalogue_identity, choose, files_in
+from stages.fetch.config import (
+    CatalogueDataset,
+    DemoDataset,
+    FetchConfig,
+    LocalDataset,
+    LocalModel,
+    ScratchModel,
+)
+from stages.fetch.formats import format_of, with_partners
+from stages.fetch.layout import Files, local_files
+from stages.fetch.refusals import input_errors
 
 
 def bpe_files(folder: Path) -> tuple[Path, Path]:
@@ -67,14 +50,48 @@ def model_files(folder: Path) -> list[Path]:
 
 def identity(config: FetchConfig, seed: int, hash_file: HashFile) -> JSON:
     """Return what is hashed for fetch: the settings, paths replaced by contents, the seed if used."""
-    dataset, model = config.dataset.identity(), config.model.identity()
-    if isinstance(config.dataset, LocalDataset):
-        files = split_files(config.dataset.path)
-        dataset["path"] = {path.name: hash_file(path) for path in files.values()}
+
+    def hashed(file: Path) -> str:
+        with input_errors(file):
+            return hash_file(file)
+
+    dataset, model = _dataset_identity(config, hashed), config.model.identity()
     if isinstance(config.model, LocalModel):
         files_here = model_files(config.model.path)
-        model["path"] = {path.name: hash_file(path) for path in files_here}
+        model["path"] = {path.name: hashed(path) for path in files_here}
     if isinstance(config.model, ScratchModel) and config.model.bpe is not None:
-        model["bpe"] = {path.name: hash_file(path) for path in bpe_files(config.model.bpe)}
+        model["bpe"] = {path.name: hashed(path) for path in bpe_files(config.model.bpe)}
     is_random = isinstance(config.dataset, DemoDataset) or isinstance(config.model, ScratchModel)
     return {"dataset": dataset, "model": model, **({"seed": seed} if is_random else {})}
+
+
+def _dataset_identity(config: FetchConfig, hash_file: HashFile) -> JSON:
+    dataset = config.dataset
+    if isinstance(dataset, LocalDataset):
+        files = local_files(dataset)
+        return {**dataset.identity(), "files": None, "path": _contents(files, hash_file)}
+    if not isinstance(dataset, CatalogueDataset):
+        return dataset.identity()
+    choice = choose(dataset)
+    payload = catalogue_identity(dataset, choice)
+    if dataset.path is not None:
+        files, _ = files_in(dataset.path, dataset, choice.entry)
+        payload["path"] = _contents(files, hash_file)
+    if dataset.split_ids is not None:
+        if not dataset.split_ids.is_file():
+            raise DataError(f"fetch.dataset.split_ids: {dataset.split_ids} is not a file")
+        payload["split_ids"] = hash_file(dataset.split_ids)
+    return payload
+
+
+def _contents(files: Files, hash_file: HashFile) -> JSON:
+    """Return checksums by split, place and format (`train.2.jsonl.gz`): names of files say nothing else."""
+    contents = {}
+    for split, paths in files.items():
+        for number, path in enumerate(paths, 1):
+            stem = split if len(paths) == 1 else f"{split}.{number}"
+            found = format_of(path)
+            for file in with_partners([path]):
+                suffix = file.name.removeprefix(found.stem) if found else file.suffix
+                contents[stem + suffix] = hash_file(file)
+    return contents

@@ -1,87 +1,223 @@
-"""Read rows from local JSONL, CSV and Parquet files; a bad row is named by file and line."""
+"""Rows of local files as they stand there: their columns, or why they cannot be read."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-import sys
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, storage_error
 from stages.fetch.config import Columns
-from stages.fetch.rows import checked_rows
-from stages.schema import RawRow
+from stages.fetch.formats import format_of, partner, with_partners
+from stages.fetch.lines import text_lines
+from stages.fetch.refusals import input_errors
+
+_PARQUET_ROWS = 1000
+_ONE_A_LINE = (
+    "; one object a line is expected: of a file that is one list `jq -c '.[]'` makes lines, of objects over "
+    "several lines `jq -c .`"
+)
 
 
-def read_rows(path: Path, split: str, columns: Columns) -> Iterator[RawRow]:
-    """Read the rows of one split.
+class Found(NamedTuple):
+    """A row of a source."""
+
+    place: str
+    """What comes before `origin` in messages: a folder or a repository."""
+    origin: str
+    """File and line or row, such as `train.jsonl:12`; no two rows of a split have the same."""
+    values: Mapping[str, Any]
+    """Its columns."""
+    fault: str = ""
+    """Why it could not be read; then there are no columns."""
+
+
+_Numbered = tuple[int, Mapping[str, Any], str]
+"""Line or row from 1, columns, fault."""
+
+
+def found_rows(files: Sequence[Path], columns: Columns, max_line_bytes: int) -> Iterator[Found]:
+    """Read files of known formats one after the other.
 
     Args:
-        path: A .jsonl, .csv or .parquet file.
-        split: The split, for ids of rows that have none.
-        columns: Names of the columns to read.
+        files: At least one; see `formats` for what their names say.
+        columns: Names of the columns that are needed; others may be left out.
+        max_line_bytes: Longest line of a text file.
 
     Raises:
-        DataError: At the first row that is malformed or lacks a column, with file, line and what to do.
+        DataError: If a file as a whole cannot be read, has no byte, or has a needed column twice; or those
+            of a pair differ in length.
     """
-    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix]
-    yield from checked_rows(read(path), str(path.parent), split, columns)
+    common = Path(os.path.commonpath([path.parent for path in files]))
+    for path in with_partners(files):
+        with input_errors(path):
+            size = path.stat().st_size
+        if size == 0:
+            raise DataError(
+                f"{path}: is empty, without even a line; bring it again or leave it out"
+            )
+    for path in files:
+        name = path.relative_to(common).as_posix()
+        for number, values, fault in _numbered(path, columns, max_line_bytes):
+            yield Found(str(common), f"{name}:{number}", values, fault)
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason})") from error
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: is not valid JSON ({error.msg} at column {error.colno}); "
-                    "mend or remove the line"
-                ) from error
-            except (ValueError, RecursionError) as error:  # a number or a nesting beyond all bounds
-                raise DataError(f"{path}, line {number}: cannot be read ({error})") from error
-            if not isinstance(values, dict):
-                raise DataError(
-                    f"{path}, line {number}: expected a JSON object, found {type(values).__name__}"
-                )
-            yield f"{path.name}:{number}", values
+def _numbered(path: Path, columns: Columns, limit: int) -> Iterator[_Numbered]:
+    found = format_of(path)
+    assert found is not None, "files of other formats are refused before"
+    match found.kind:
+        case "jsonl":
+            return _jsonl(path, found.codec, limit, columns)
+        case "csv":
+            return _csv(path, found.codec, limit, ",")
+        case "tsv":
+            return _csv(path, found.codec, limit, "\t")
+        case "parquet":
+            return _parquet(path, columns)
+        case "pairs":
+            return _pairs(path, found.codec, limit, columns)
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(sys.maxsize)  # the default refuses documents of 128 KiB
+def _jsonl(path: Path, codec: str | None, limit: int, columns: Columns) -> Iterator[_Numbered]:
+    for number, line in enumerate(text_lines(path, codec, limit), 1):
+        if line.fault:
+            yield number, {}, line.fault
+        elif line.text.strip():
+            values, fault = _json_object(line.text, columns)
+            yield number, values, fault
+
+
+def _json_object(text: str, columns: Columns) -> tuple[dict[str, Any], str]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs) and (twice := _twice([name for name, _ in pairs], columns)):
+            raise ValueError(f"gives {twice!r} twice")
+        return values
+
+    is_part = text.strip() in ("{", "[")
+    how = _ONE_A_LINE if is_part else ""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for values in reader:
-                origin = f"{path.name}:{reader.line_num}"
-                if None in values or None in values.values():
-                    raise DataError(
-                        f"{path.parent / origin}: has another number of fields than the header's "
-                        f"{len(reader.fieldnames or ())}"
-                    )
-                yield origin, values
+        values = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        return {}, f"is not valid JSON ({error.msg} at column {error.colno}){how}"
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond all bounds
+        return {}, f"cannot be read ({error})"
+    if not isinstance(values, dict):
+        found = type(values).__name__
+        return (
+            {},
+            f"expected a JSON object a line, found {found}{_ONE_A_LINE if found == 'list' else ''}",
+        )
+    return values, ""
+
+
+def _twice(names: Sequence[str], columns: Columns) -> str:
+    """Return a column that is needed and there twice, so that it is not clear which is meant; or nothing."""
+    needed = (columns.document, columns.summary, columns.id)
+    return next((name for name in needed if names.count(name) > 1), "")
+
+
+def _csv(path: Path, codec: str | None, limit: int, delimiter: str) -> Iterator[_Numbered]:
+    csv.field_size_limit(
+        limit
+    )  # of the module; a quote that is never closed may not fill the memory
+    faults: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for line in text_lines(path, codec, limit):
+            if line.fault:
+                faults.append(line.fault)
+            yield line.text
+
+    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
     except csv.Error as error:
-        raise DataError(f"{path}: is not valid CSV ({error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason})") from error
+        faults.append(f"is not valid CSV ({error})")
+    if faults:
+        raise DataError(f"{path}: the header {faults[0]}")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: the header gives a column twice: {', '.join(header)}")
+    while True:
+        faults.clear()
+        number, row, fault = reader.line_num + 1, [], ""
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"is not valid CSV ({error})"
+        if faults:
+            fault = faults[0]
+        elif row and len(row) != len(header):
+            fault = f"has another number of fields ({len(row)}) than the header ({len(header)})"
+        if fault and reader.line_num > number:
+            fault += f"; lines {number} to {reader.line_num} are one record, by their double quotes"
+        if fault:
+            yield number, {}, fault
+        elif row:
+            yield number, dict(zip(header, row, strict=True)), ""
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, columns: Columns) -> Iterator[_Numbered]:
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
-                for values in batch.to_pylist():
+        with input_errors(path), pq.ParquetFile(path) as file:
+            if twice := _twice(file.schema_arrow.names, columns):
+                raise DataError(
+                    f"{path}: has the column {twice!r} twice; rename one, or map another with "
+                    "--set fetch.dataset.columns"
+                )
+            needed = [columns.document, columns.summary, columns.id]
+            present = [name for name in needed if name in file.schema_arrow.names]
+            is_enough = {columns.document, columns.summary} <= set(present)
+            wanted = present if is_enough else None  # all, to be named in the message
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+                for values, fault in _batch_rows(batch):
                     number += 1
-                    yield f"{path.name}:{number}", values
-    except (pa.ArrowInvalid, OSError) as error:
+                    yield number, values, fault
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and storage_error(error):
+            raise
         raise DataError(f"{path}: is not a readable Parquet file ({error})") from error
+
+
+def _batch_rows(batch: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:  # Parquet does not check text: find the rows
+        if len(batch) > 1:
+            for at in range(len(batch)):
+                yield from _batch_rows(batch.slice(at, 1))
+            return
+        rows = [None]
+    for row in rows:
+        yield ({}, "is not UTF-8") if row is None else (row, "")
+
+
+def _pairs(path: Path, codec: str | None, limit: int, columns: Columns) -> Iterator[_Numbered]:
+    other = partner(path)
+    assert other is not None, "the first file of a pair"
+    both = itertools.zip_longest(text_lines(path, codec, limit), text_lines(other, codec, limit))
+    for number, (document, summary) in enumerate(both, 1):
+        if document is None or summary is None:
+            longer, shorter = (path, other) if summary is None else (other, path)
+            raise DataError(
+                f"{longer}:{number}: has no partner, since {shorter.name} ends before; line N of both is "
+                "one row: mend the pair"
+            )
+        fault = document.fault or (
+            summary.fault and f"the summary, in {other.name}, {summary.fault}"
+        )
+        texts = {
+            columns.document: document.text.rstrip("\r\n"),
+            columns.summary: summary.text.rstrip("\r\n"),
+        }
+        yield number, {} if fault else texts, fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,7 @@ class EncodedSplit:
 
     def ids(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the ids under which rows stand in the ledger."""
-        return [self._ids[int(row)].as_py() for row in rows]
+        return [self._ids[row].as_py() for row in rows.tolist()]
 
     def source(self, row: int) -> Ids:
         """Return the source ids of a row."""
@@ -63,8 +64,9 @@ class _Lists:
 
     def __init__(self, columns: list[pa.ChunkedArray]) -> None:
         chunks = [chunk for column in columns for chunk in column.chunks]
-        self._values: list[Ids] = [chunk.values.to_numpy() for chunk in chunks]
-        self._offsets = [chunk.offsets.to_numpy().astype(np.int64) for chunk in chunks]
+        # By DLPack and by row, since between NumPy and Arrow all else imports pandas.
+        self._values = [cast(Ids, np.from_dlpack(chunk.values)) for chunk in chunks]
+        self._offsets = [np.from_dlpack(chunk.offsets).astype(np.int64) for chunk in chunks]
         self._first_rows = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         self.lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
 

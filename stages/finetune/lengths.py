@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
-from numpy.typing import NDArray
 
 from pipeline.errors import CorruptArtifact
 from stages.finetune.batch_plan import Int64s
@@ -29,11 +28,6 @@ def row_lengths(folder: Path) -> Lengths:
 
 def _lengths(tables: list[pa.Table], column: str) -> Int64s:
     chunks = [chunk for table in tables for chunk in table[column].chunks]
-    return np.concatenate([np.diff(_offsets(chunk)) for chunk in chunks]).astype(np.int64)
-
-
-def _offsets(chunk: pa.ListArray) -> NDArray[np.int32]:
-    """Return where each row's list begins and ends; to_numpy() would import pandas where it is installed."""
-    offsets = chunk.offsets
-    values = np.frombuffer(offsets.buffers()[1], dtype=np.int32)
-    return values[offsets.offset : offsets.offset + len(offsets)]
+    # By DLPack, since `to_numpy` imports pandas.
+    ends = [np.diff(np.from_dlpack(chunk.offsets)) for chunk in chunks]
+    return np.concatenate(ends).astype(np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from pipeline.errors import DataError, Preempted, StorageError
 from pipeline.stage import StageContext
 from stages.finetune.batch_plan import BatchPlan
 from stages.finetune.config import FinetuneConfig
-from stages.finetune.curriculum import Curriculum
+from stages.finetune.curriculum import Curriculum, UpdateWork
 from stages.finetune.data import SummaryTask
 from stages.finetune.metrics_log import TRAINING, VALIDATION, MetricsLog
 from stages.finetune.noise_survival import ENOUGH, NoiseProbe
@@ -35,6 +37,9 @@ from stages.finetune.training import (
 _NAMED = 8
 """Row ids in a message; all are in the files."""
 
+_DIGEST = 16
+"""Hexadecimal digits."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -49,11 +54,15 @@ class State:
     window: Sums = field(default_factory=Sums)
     """Loss sums since the last record, so that records do not depend on where training was resumed."""
     window_target_tokens: int = 0
+    row_digest: str = ""
+    """Of the ids of all rows trained on so far, lane by lane: equal digests, equal samples in equal order."""
     selection: Selection = field(default_factory=Selection)
     skipped: int = 0
     """Updates left out because their loss or gradient was not finite."""
     overflows: int = 0
     """fp16: updates in a row that loss scaling has dropped."""
+    dropped: int = 0
+    """fp16: all updates that loss scaling has dropped."""
     measured: dict[str, float] | None = None
     """The last validation's results."""
     is_validated: bool = True
@@ -158,6 +167,7 @@ class Loop:
         else:
             self._not_applied(done, outcome)
         state.update = done
+        state.row_digest = _next_digest(state.row_digest, work)
         self._stopwatch.tokens += work.tokens
         self._stopwatch.forward_flops += work.forward_flops
         if is_record_due:
@@ -179,6 +189,7 @@ class Loop:
         if self.config.precision == "fp16" and outcome.is_loss_finite:
             state.overflows += 1
             if state.overflows <= settings.overflows:
+                state.dropped += 1
                 self._say(
                     logging.INFO,
                     f"update {update} overflowed fp16 and was dropped; loss scale {engine.loss_scale:g} now",
@@ -220,7 +231,7 @@ class Loop:
 
     def _record(self, lr: float, probe: NoiseProbe | None) -> None:
         config, state, engine = self.config, self.state, self.ranks.engine
-        values: dict[str, float | None] = {}
+        values: dict[str, float | str | None] = {}
         if state.window_target_tokens:
             sums = (part / state.window_target_tokens for part in state.window)
             nll, smoothing, kl, accuracy = sums
@@ -235,6 +246,8 @@ class Loop:
             "gradient_norm": engine.gradient_norm(),
             "target_tokens": state.window_target_tokens,
             "skipped": state.skipped,
+            "devices": self.ranks.world.size,  # a later launch may have others
+            "row_digest": state.row_digest,
         }
         if config.precision == "fp16":
             values["loss_scale"] = engine.loss_scale
@@ -334,12 +347,21 @@ class Loop:
         if self.log is not None:
             self.log.flush()
 
-    def _add(self, **values: float | None) -> None:
-        """Append a record; a value that is not finite is null, which JSON has."""
+    def _add(self, **values: float | str | None) -> None:
+        """Append a record; a number that is not finite is null, which JSON has."""
         if self.log is not None:
-            told = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+            told = {
+                k: v if v is None or isinstance(v, str) or math.isfinite(v) else None
+                for k, v in values.items()
+            }
             self.log.add(self.state.update, **told)
 
     def _say(self, level: int, message: str) -> None:
         if self.ranks.world.is_first:
             _logger.log(level, "%s", message)
+
+
+def _next_digest(digest: str, work: UpdateWork) -> str:
+    """Return the digest of all rows so far, after one more update."""
+    ids = [work.task.ids(lane) for lane in work.lanes]
+    return hashlib.sha256(json.dumps([digest, ids]).encode()).hexdigest()[:_DIGEST]

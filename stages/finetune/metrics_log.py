@@ -68,7 +68,7 @@ class MetricsLog:
 
             self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_at + 1)
 
-    def add(self, update: int, **values: float | None) -> None:
+    def add(self, update: int, **values: float | str | None) -> None:
         """Append one record: values after `update` updates. One that the disk refuses is kept for `flush`."""
         self._pending.append({"update": update, **values})
         try:
@@ -77,7 +77,7 @@ class MetricsLog:
             _logger.warning("records are kept until there is space: %s", error)
         if self._writer is not None:
             for name, value in values.items():
-                if value is not None:
+                if value is not None and not isinstance(value, str):
                     self._writer.add_scalar(name, value, update)
             self._writer.flush()
 

@@ -18,6 +18,7 @@ from stages.finetune.config import FinetuneConfig
 from stages.finetune.forecast import model_of, sized, work_of
 from stages.finetune.memory import CPU, GPU, Shape, Sharding, device_memory
 from stages.finetune.model import Batch, R3FModel
+from stages.finetune.peak_memory import peak_memory
 
 _MOST_SLOTS = 2
 """Most micro-batches of an update that is tried: the second one meets the gradients of the first."""
@@ -96,12 +97,9 @@ def peak_bytes(
         for _ in range(2 * config.batch.lanes):  # AdamW has its moments from the second update on
             engine.backward(engine(batch).total / batch.target_mask_BT.sum())
             engine.step(0.0)
-        if engine.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(engine.device)
-        else:
-            peak = _peak_resident() - before
+        peak = peak_memory(engine.device)
         engine.close()
-    return peak
+    return peak if engine.device.type == "cuda" else peak - before
 
 
 def _random_batch(vocabulary: int, shape: Shape) -> Batch:
@@ -115,10 +113,3 @@ def _random_batch(vocabulary: int, shape: Shape) -> Batch:
     source_mask_BS[:, -1:] = 0  # some padding, so that attention takes its masked form
     target_mask_BT = torch.ones_like(target_ids_BT, dtype=torch.bool)
     return Batch.of(source_ids_BS, source_mask_BS, target_ids_BT, target_ids_BT, target_mask_BT)
-
-
-def _peak_resident() -> int:
-    """Return the most resident memory this process ever had, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from pipeline.config import fingerprint
-from pipeline.distributed import checkpoint
+from pipeline.distributed import checkpoint, collectives
 from pipeline.distributed.elastic import resume
 from pipeline.distributed.storage import checkpoint_bytes, require_space
 from pipeline.distributed.voting import voted
@@ -29,6 +29,7 @@ from stages.finetune.data import EncodedSplit, SummaryTask
 from stages.finetune.loop import Loop, State, Validation
 from stages.finetune.metrics_log import MetricsLog
 from stages.finetune.model import R3FModel
+from stages.finetune.peak_memory import peak_memory
 from stages.finetune.selection import kept_beside_newest
 from stages.finetune.training import Ranks
 
@@ -52,17 +53,24 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
         choice = {"weights": config.selection.weights, "updates": chosen}
         write_json(context.work / "selection.json", choice)
         checkpoint.drop_old(context.work / "checkpoints", keep=1, also_keep={*chosen, state.update})
+    device = loop.ranks.engine.device
     return {
         "valid_nll_nats_per_token": state.measured["nll"],
         "valid_accuracy": state.measured["accuracy"],
         "updates": state.update,
         "stopped_early": state.update < config.updates,
         "skipped_updates": state.skipped,
+        "overflowed_updates": state.dropped,
+        "chosen_nll_nats_per_token": state.selection.chosen_nll(
+            config.selection, state.measured["nll"]
+        ),
         "warm_start_updates": config.warm_start_updates,
         "epochs": round((state.update - config.warm_start_updates) / plan.updates_per_epoch, 3),
         "parameters": loop.ranks.engine.parameter_count,
         "rows_over_lane_tokens": plan.oversized,
         "idle_share": idle_share(config.batch.lanes, context.world.size),
+        # Of the busiest rank since its last start.
+        "peak_memory_bytes": collectives.all_max(peak_memory(device), device),
     }
 
 
@@ -166,6 +174,8 @@ def _say_what_is_odd(
         )
     if state.update:
         _logger.info("resumes after update %d", state.update)
+    else:  # the report tells by it that earlier launches were of another training
+        _logger.info("begins a training of %d updates", config.updates)
 
 
 def _probe(ranks: Ranks, valid: EncodedSplit, path: Path) -> None:

@@ -43,6 +43,16 @@ class Selection:
             return list(self.candidates)
         return [last]
 
+    def chosen_nll(self, config: SelectionConfig, last_nll: float) -> float | None:
+        """Return the validation nll of the weights handed on, nats per target token; None of an average.
+
+        An average is made after training, by export: nobody has measured it.
+        """
+        if config.weights == "average" and self.candidates:
+            return None
+        is_best = config.weights == "best" and self.best_nll is not None
+        return self.best_nll if is_best else last_nll
+
 
 def kept_beside_newest(config: SelectionConfig) -> int:
     """Return how many checkpoints the selection keeps at a time besides the newest ones, at most."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import RunDir
-from pipeline.config import JSON, load_yaml, validate
+from pipeline.config import JSON, ConfigT, load_yaml, validate
 from pipeline.errors import ConfigError
 from stages.decoding import PROFILE
 from stages.generate.config import GenerateConfig, SearchConfig
-from stages.normalize import UnicodeForm
+from stages.text_rules import CleaningRules, rule_versions
+from stages.tokens import Policy, TruncationRules
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -52,20 +53,29 @@ class ChosenModel:
     """What the settings are from that were not given: a file, or where there are none there, defaults."""
     source_tokens: int
     """Longest source in tokens."""
-    unicode_form: UnicodeForm | None = None
-    """How the run normalised its documents; None for a model of which that is unknown."""
+    cleaning: CleaningRules | None = None
+    """How the run cleaned its documents; None for a model of which that is unknown."""
+    truncation: TruncationRules = field(default_factory=TruncationRules)
+    """What is kept of longer ones."""
     not_used: tuple[str, ...] = ()
     """Settings of that file that would change summaries and that we do not have."""
+    cleaned_otherwise: tuple[str, ...] = ()
+    """Rules that cleaned the run's documents in another version, with both."""
 
 
-def choose_model(path: Path, given: Mapping[str, Any]) -> ChosenModel:
+def choose_model(
+    path: Path, given: Mapping[str, Any], truncation: Policy | None = None
+) -> ChosenModel:
     """Find the model of a run directory, or a Hugging Face directory of a BART.
 
     Args:
-        path: A run directory with a committed export: its decoding settings are those of its recipe, its
-            sources as long as `encode` made them. Or a folder with config.json, weights and tokenizer:
-            settings from generation_config.json, else config.json, else SearchConfig's defaults.
+        path: A run directory with a committed export: its decoding settings are those of its recipe, and
+            documents are cleaned and cut as `clean` and `encode` did. Or a folder with config.json, weights
+            and tokenizer: settings from generation_config.json, else config.json, else SearchConfig's
+            defaults.
         given: Settings that override these, by SearchConfig's names.
+        truncation: What to keep of documents that are too long; None for what the run's encode kept, and
+            for the head where there is no run.
 
     Raises:
         ConfigError: If it is neither, or the settings contradict one another.
@@ -79,12 +89,18 @@ def choose_model(path: Path, given: Mapping[str, Any]) -> ChosenModel:
         )
     run_dir = RunDir(path)
     if run_dir.recipe.is_file():
-        return _of_run(run_dir, given)
-    if (path / "config.json").is_file():
-        return _of_hugging_face(path, given)
-    raise ConfigError(
-        f"{path}: has neither recipe.yaml (a run directory) nor config.json (a Hugging Face model directory)"
-    )
+        found = _of_run(run_dir, given)
+    elif (path / "config.json").is_file():
+        found = _of_hugging_face(path, given)
+    else:
+        raise ConfigError(
+            f"{path}: has neither recipe.yaml (a run directory) nor config.json (a Hugging Face model "
+            "directory)"
+        )
+    if truncation is None:
+        return found
+    rules = found.truncation.model_copy(update={"truncation": truncation})
+    return replace(found, truncation=rules)
 
 
 def _of_run(run_dir: RunDir, given: Mapping[str, Any]) -> ChosenModel:
@@ -99,8 +115,34 @@ def _of_run(run_dir: RunDir, given: Mapping[str, Any]) -> ChosenModel:
     settings = {name: value for name, value in generate if name in SearchConfig.model_fields}
     limit = min(_positions(folder), recipe.get("encode", {}).get("max_source_tokens", 1 << 30))
     search = _search(settings, given, str(run_dir.recipe), _positions(folder))
-    form = recipe.get("clean", {}).get("unicode_form", "NFC")
-    return ChosenModel(folder, search, str(run_dir.recipe), limit, form)
+    cleaning = _section(CleaningRules, recipe, "clean", run_dir)
+    return ChosenModel(
+        folder,
+        search,
+        str(run_dir.recipe),
+        limit,
+        cleaning,
+        _section(TruncationRules, recipe, "encode", run_dir),
+        cleaned_otherwise=_other_versions(cleaning, run_dir),
+    )
+
+
+def _section(kind: type[ConfigT], recipe: JSON, section: str, run_dir: RunDir) -> ConfigT:
+    """Return those settings of a section that `kind` has."""
+    given = recipe.get(section, {})
+    settings = {name: given[name] for name in kind.model_fields if name in given}
+    return validate(kind, settings, f"{run_dir.recipe}, {section}")
+
+
+def _other_versions(cleaning: CleaningRules, run_dir: RunDir) -> tuple[str, ...]:
+    """Tell which rules the run's documents were cleaned with in another version."""
+    clean = run_dir.artifact("clean")
+    then = {} if clean is None else clean.manifest.payload["config"].get("rule_versions", {})
+    return tuple(
+        f"{name} {then[name]}, here {now}"
+        for name, now in rule_versions(cleaning.rules).items()
+        if then.get(name, now) != now
+    )
 
 
 def _of_hugging_face(folder: Path, given: Mapping[str, Any]) -> ChosenModel:
@@ -129,7 +171,7 @@ def _of_hugging_face(folder: Path, given: Mapping[str, Any]) -> ChosenModel:
     not_used = tuple(
         name for name, neutral in _NEUTRAL.items() if found.get(name, neutral) != neutral
     )
-    return ChosenModel(folder, search, settings_from, positions, None, not_used)
+    return ChosenModel(folder, search, settings_from, positions, not_used=not_used)
 
 
 def _search(

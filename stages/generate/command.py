@@ -16,6 +16,7 @@ from stages.generate.chosen_model import choose_model
 from stages.generate.documents import FIELD_FORMATS, Format, format_of, read_documents, sniff
 from stages.generate.streams import STDIN, opened, published, size_of
 from stages.generate.told import Tally, introduce, progress, say
+from stages.tokens import Policy
 
 _SHAPES = {
     "lines": "one document a line",
@@ -79,8 +80,11 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N; default a GPU if there is one.")
 ]
 Truncation = Annotated[
-    Literal["head", "fail"],
-    typer.Option("--truncation", help="Documents that are too long: cut them, or fail them."),
+    Policy | None,
+    typer.Option(
+        "--truncation",
+        help="Documents that are too long: what to keep, or fail them; default as the run did, else head.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but failures on stderr.")]
 
@@ -105,7 +109,7 @@ def add_summarize(app: typer.Typer) -> None:
         batch_tokens: BatchTokens = 16384,
         processes: Processes = None,
         device: Device = None,
-        truncation: Truncation = "head",
+        truncation: Truncation = None,
         quiet: Quiet = False,
     ) -> None:
         """Summarise documents: text, JSONL or CSV in, one summary a line or JSONL out."""
@@ -122,7 +126,7 @@ def add_summarize(app: typer.Typer) -> None:
         count, threads = processes or gpus or 1, thread_count()
         limit_threads(threads)
         with as_filter():
-            chosen = choose_model(model, given)
+            chosen = choose_model(model, given, truncation)
             with opened(file) as stream, published(output) as out:
                 from stages.generate.summaries import Summarize, chosen_device, renderer, summarize
 
@@ -132,7 +136,7 @@ def add_summarize(app: typer.Typer) -> None:
                 form, lines = _form(input_format, file, stream, field, quiet=quiet)
                 documents = read_documents(lines, form, field)
                 render = renderer(output_format, form)
-                work = Summarize(chosen, batch_tokens, truncation, place, threads)
+                work = Summarize(chosen, batch_tokens, place, threads)
                 size, tally = size_of(stream), Tally()
                 read = stream.tell if size else lambda: 0
                 done = summarize(work, documents, read, count, one_by_one=stream.isatty())

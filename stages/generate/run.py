@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import CorruptArtifact
-from pipeline.files import publish
-from pipeline.shards import Shards
+from pipeline.shards import FileShards, Shards
 from pipeline.stage import Metrics, StageContext
 from stages.generate.config import GenerateConfig
 from stages.generate.engine import Summarizer
@@ -26,13 +23,12 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ShardWork:
+class ShardWork(FileShards):
     """Everything a worker needs to decode any shard."""
 
     config: GenerateConfig
     model: Path
     encoded: Path
-    folder: Path
     threads: int
 
     def __call__(self, shard: int) -> None:
@@ -40,20 +36,10 @@ class ShardWork:
         torch.set_num_threads(self.threads)
         summarizer = _summarizer(self.model, self.config)
         sources = EncodedSources(self.encoded).rows(shard, self.config.shard_rows)
-        # A name of its own: another worker, here or elsewhere, may have the same shard in hand.
-        unfinished = self.folder / f".{uuid.uuid4().hex}"
         batch_size = self.config.batch_size
         setting = f"generate.batch_size (now {batch_size})"
-        write_jsonl(unfinished, summarizer.summarize(sources, batch_size, setting))
-        publish(unfinished, self.path(shard))
-
-    def is_done(self, shard: int) -> bool:
-        """Whether the shard is published."""
-        return self.path(shard).exists()
-
-    def path(self, shard: int) -> Path:
-        """Return where a shard's predictions are."""
-        return self.folder / f"{shard:05d}.jsonl"
+        with self.publishing(self.path(shard)) as unfinished:
+            write_jsonl(unfinished, summarizer.summarize(sources, batch_size, setting))
 
 
 @functools.lru_cache(maxsize=1)
@@ -66,8 +52,7 @@ def run(config: GenerateConfig, context: StageContext) -> Metrics:
     path = context.work / "predictions.jsonl"
     if not path.exists():
         _decode_shards(config, context, path)
-    context.guard()
-    _remove(_folder(context))
+    context.end_sharing()
     failed = context.work / "failed.jsonl"
     write_jsonl(failed, (one for one in read_jsonl(path, Prediction) if one.score is None))
     metrics = _metrics(path)
@@ -107,27 +92,12 @@ def shards(config: GenerateConfig, context: StageContext) -> Iterator[Shards]:
 
 def _work(config: GenerateConfig, context: StageContext) -> ShardWork:
     return ShardWork(
+        context.shared,
         config,
         context.inputs["export"].directory("model"),
         context.inputs["encode"].directory(config.split),
-        _folder(context),
         context.execution.threads,
     )
-
-
-def _folder(context: StageContext) -> Path:
-    return context.work / f"shards-{context.fingerprint[:12]}"
-
-
-def _remove(folder: Path) -> None:
-    """Remove the shards, also what a crash has left of a removal."""
-    doomed = folder.with_name(f"removed-{folder.name}")
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    if folder.exists():
-        # Renamed first: a helper that is late may still write there, and then finds that the place is gone.
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
 
 
 def _decode_shards(config: GenerateConfig, context: StageContext, path: Path) -> None:

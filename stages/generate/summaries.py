@@ -20,9 +20,9 @@ from stages.generate.chosen_model import ChosenModel
 from stages.generate.config import SearchConfig
 from stages.generate.documents import FIELD_FORMATS, Document, Format
 from stages.generate.engine import Source, Summarizer
-from stages.normalize import normalize
 from stages.schema import Prediction
-from stages.tokens import token_ids, truncate
+from stages.text_rules import clean_text
+from stages.tokens import tokenize
 
 EMPTY = "empty"
 """`stop` of a document without text."""
@@ -52,7 +52,6 @@ class Summarize:
     model: ChosenModel
     batch_tokens: int
     """Source tokens decoded together, padding included."""
-    truncation: Literal["head", "fail"]
     device: str
     threads: int
 
@@ -69,18 +68,18 @@ class Summarize:
         """Tokenise a document, or say why it has no summary."""
         if document.failure:
             return _without_summary(document, f"failed: {document.failure}")
-        form = self.model.unicode_form
-        text = document.text if form is None else normalize(document.text, form)
+        how = self.model.cleaning
+        text = document.text if how is None else clean_text(document.text, "document", how).text
         if not text.strip():
             return _without_summary(document, EMPTY)
         summarizer = _summarizer(self.model.folder, self.model.search, self.device)
-        (ids,) = token_ids(summarizer.tokenizer, [text])
-        kept, lost = truncate(ids, self.model.source_tokens)
-        if lost and self.truncation == "fail":
-            limit = self.model.source_tokens
-            reason = f"{len(ids)} tokens, {limit} are allowed; --truncation head cuts the rest off"
+        limit = self.model.source_tokens
+        ((ids, lost),) = tokenize(summarizer.tokenizer, [text], limit, self.model.truncation)
+        if lost and self.model.truncation.truncation == "fail":
+            total = len(ids) + lost
+            reason = f"{total} tokens, {limit} are allowed; --truncation head cuts the rest off"
             return _without_summary(document, f"failed: {reason}")
-        return Source(document.id, kept, lost)
+        return Source(document.id, ids, lost)
 
     def _decoded(self, sources: list[Source]) -> Iterator[Prediction]:
         longest = max(len(source.token_ids) for source in sources)

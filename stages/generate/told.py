@@ -36,6 +36,15 @@ def introduce(model: ChosenModel, device: str) -> None:
         f"{start}{repeats}documents of up to {model.source_tokens} tokens "
         f"({model.settings_from}; options override)"
     )
+    if (how := model.cleaning) is not None:
+        rules = f", then {', '.join(how.rules)}" if how.rules else ""
+        say(f"documents are cleaned as the run's were: Unicode {how.unicode_form}, blanks{rules}")
+    if (kept := model.truncation).truncation == "head_tail":
+        say(f"of longer documents head and tail are kept, {kept.head_share:.0%} of that the head")
+    elif kept.truncation == "sentences":
+        say("of longer documents the first sentences that fit are kept")
+    for name in model.cleaned_otherwise:
+        say(f"the run's documents were cleaned by another version of {name}: summaries may differ")
     for name in model.not_used:
         say(f"{model.settings_from}: {name} is not used, there is no such setting here")
 

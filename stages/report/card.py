@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from pipeline.config import JSON
 from stages.report.card_metadata import card_metadata
+from stages.report.cost import training_cost
 from stages.report.facts import Facts
-from stages.report.tables import Table, rouge_table
+from stages.report.outcome import is_stopped_early, left_out, weights_nll, weights_words
+from stages.report.story import comparability
+from stages.report.tables import Table, measures_table, rouge_table
 from stages.report.usage import usage_code
 from stages.report.wording import (
     amount,
     dataset_words,
+    hours,
     is_r3f,
     model_words,
     percent,
     profile_words,
     title,
+    updates_done,
     warm_start_updates,
+)
+
+_UNKNOWN = "unknown"
+_BART = (
+    "Lewis et al.: BART: Denoising Sequence-to-Sequence Pre-training for Natural Language Generation, "
+    "Translation, and Comprehension, ACL 2020 (arXiv 1910.13461)"
+)
+_R3F = (
+    "Aghajanyan, Shrivastava, Gupta, Goyal, Zettlemoyer, Gupta: Better Fine-Tuning by Reducing "
+    "Representational Collapse, ICLR 2021 (arXiv 2008.03156)"
 )
 
 
 def model_card(facts: Facts) -> str:
-    """Return the card; what the run does not know, such as a licence, is said to be not stated."""
+    """Return the card; what neither the run nor `report.card` knows is said to be unknown."""
     sections = [
         f"# {title(facts)}",
         _intro(facts),
@@ -28,6 +46,7 @@ def model_card(facts: Facts) -> str:
         f"## Results\n\n{_results(facts)}",
         f"## Use\n\n{_use(facts)}",
         f"## Limits\n\n{_limits(facts)}",
+        f"## Citation\n\n{_citation(facts)}",
     ]
     return f"---\n{card_metadata(facts).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -38,7 +57,8 @@ def _intro(facts: Facts) -> str:
     return (
         f"A BART summarization model with {parameters} parameters, fine-tuned by sumpipe "
         f"{method}.\n\n"
-        f"- Started from: {model_words(facts)}\n- Licence: not stated\n- Language: not stated"
+        f"- Started from: {model_words(facts)}\n- Licence: {facts.card.licence or _UNKNOWN}\n"
+        f"- Language: {facts.card.language or _UNKNOWN}"
     )
 
 
@@ -48,76 +68,152 @@ def _data(facts: Facts) -> str:
         for split in ("train", "valid", "test")
     ]
     encode = facts.settings("encode")
-    longer = "is cut" if encode["truncation"] == "head" else "was refused"
+    longer = "was refused" if encode["truncation"] == "fail" else f"is cut ({encode['truncation']})"
     return (
         f"Dataset: {dataset_words(facts)}. Rows used: {', '.join(rows)}. "
         f"What is longer than {encode['max_source_tokens']} tokens (sources) or "
-        f"{encode['max_target_tokens']} (targets), special tokens included, {longer}."
+        f"{encode['max_target_tokens']} (targets), special tokens included, {longer}.\n\n"
+        f"- Licence of the data: {facts.metric('fetch', 'licence') or _UNKNOWN}\n"
+        f"- Citation of the data: {facts.metric('fetch', 'citation') or _UNKNOWN}"
     )
 
 
 def _training(facts: Facts) -> str:
     config = facts.settings("finetune")
     optimizer, batch, r3f = config["optimizer"], config["batch"], config["r3f"]
-    launch = facts.inputs["finetune"].manifest.provenance.get("launch", {})
+    launch = facts.launch("finetune")
     warm_start = warm_start_updates(facts)
+    done = updates_done(facts)
+    nll = facts.metric("finetune", "valid_nll_nats_per_token")
+    planned = f" of {config['updates']}, stopped early" if is_stopped_early(facts) else ""
+    chosen = weights_nll(facts)
+    decay = config["schedule"]["decay"]
+    if decay == "polynomial":
+        decay = f"polynomial decay to 0 with power {config['schedule']['power']:g}"
+    else:
+        decay = f"{decay} decay to 0"
     named = {
-        "Updates": f"{config['updates']} ({facts.metric('finetune', 'epochs')} epochs)"
+        "Updates": f"{done}{planned} ({facts.metric('finetune', 'epochs'):.3g} epochs)"
         + (f", the first {warm_start} a warm start on masked documents" if warm_start else ""),
         "Update": f"{batch['lanes']} micro-batches of up to {batch['lane_tokens']} padded tokens",
         "Optimizer": f"AdamW, peak learning rate {optimizer['lr']:g}, betas {optimizer['betas']}, "
         f"eps {optimizer['eps']:g}, weight decay {optimizer['weight_decay']:g}, "
         f"gradient norm clipped at {optimizer['clip_norm']:g} (0: not clipped)",
-        "Schedule": f"{config['schedule']['warmup_updates']} updates of linear warm-up, then "
-        f"polynomial decay to 0 with power {config['schedule']['power']:g}",
+        "Schedule": f"{config['schedule']['warmup_updates']} updates of linear warm-up, then {decay}",
         "Dropout": f"{config['dropout']:g}, attention {config['attention_dropout']:g}, "
         f"activation {config['activation_dropout']:g}",
         "Label smoothing": f"{config['loss']['label_smoothing']:g} ({config['loss']['smoothing']})",
         "R3F": f"noise {r3f['noise']}, sigma {r3f['sigma']:g}, lambda {r3f['lambda']:g}, "
         f"reduction {r3f['reduction']}",
         "Precision": config["precision"],
-        "Seed": str(facts.inputs["finetune"].manifest.payload.get("seed", "not stated")),
+        "Weights": weights_words(facts)
+        + (f", validation nll {chosen:.4f} nats per token" if chosen is not None else ""),
+        "Seed": str(facts.inputs["finetune"].manifest.payload.get("seed", _UNKNOWN)),
         "Processes": f"{launch.get('world_size', 'not known')}, "
         f"DeepSpeed profile {launch.get('ds_profile', 'not known')}",
-        "Validation nll": f"{facts.metric('finetune', 'valid_nll_nats_per_token'):.4f} nats per token",
+        "Validation nll after the last update": f"{nll:.4f} nats per token",
+        "Hardware": _hardware(facts),
+        "Made by": _made_by(facts),
     }
-    return "\n".join(f"- {name}: {value}" for name, value in named.items())
+    lines = [*(f"{name}: {value}" for name, value in named.items()), *left_out(facts)]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _hardware(facts: Facts) -> str:
+    gpus = facts.inputs["finetune"].manifest.provenance.get("gpus") or []
+    cost = training_cost(facts)
+    kind = gpus[0].partition(",")[0] if gpus else "CPU processes"
+    counts = ", then ".join(f"{count:,}" for count in cost.devices) or "an unknown number of"
+    spent = cost.device_hours
+    unit = "GPU hours" if gpus else "process hours"
+    took = "hours not recorded" if spent is None else f"{hours(spent)} {unit} in updates"
+    return f"{counts} x {kind}, {took}"
+
+
+def _made_by(facts: Facts) -> str:
+    provenance = facts.inputs["finetune"].manifest.provenance
+    git, packages = provenance.get("git") or {}, provenance.get("packages") or {}
+    changed = " with changes" if git.get("modified") else ""
+    commit = f", commit {git['commit']}{changed}" if git.get("commit") else ""
+    named = (f"{name} {packages[name]}" for name in ("torch", "deepspeed") if packages.get(name))
+    ours = f"sumpipe {packages.get('sumpipe') or _UNKNOWN}{commit}"
+    return ", ".join([ours, *named])
 
 
 def _results(facts: Facts) -> str:
     rouge = facts.rouge
-    return (
-        f"Mean F x 100 over {amount(rouge['rows'])} rows of the {rouge['split']} split.\n\n"
-        f"{_markdown(rouge_table(facts))}\n\n"
-        f"Exact match: {percent(rouge['exact_match'])} %. "
-        f"Scoring: {profile_words(rouge['profile'])}."
-    )
+    interval = rouge["profiles"][rouge["profile"]]["settings"]["interval"]
+    parts = [
+        f"Mean F x 100 over {amount(rouge['rows'])} rows of the {rouge['split']} split, against raw "
+        f"references; in brackets the {100 * interval['confidence']:g} % interval of "
+        f"{interval['resamples']:,} bootstrap samples of the rows. Exact match: "
+        f"{percent(rouge['exact_match'])} %.",
+        *(
+            f"Profile `{name}` ({profile_words(profile['settings'])}):\n\n"
+            f"{_markdown(rouge_table(facts, name, with_intervals=True))}"
+            for name, profile in rouge["profiles"].items()
+        ),
+        *comparability(facts),
+        *([f"Beyond ROUGE:\n\n{_markdown(measures_table(facts))}"] if rouge["measures"] else []),
+    ]
+    return "\n\n".join(parts)
 
 
 def _markdown(table: Table) -> str:
     rule = ["---", *["---:"] * (len(table.header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *table.rows))
+    rows = [[_cell(text) for text in row] for row in (table.header, rule, *table.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(text: str) -> str:
+    value, _, beside = text.partition("\n")
+    return f"{value} ({beside})" if beside else value
 
 
 def _use(facts: Facts) -> str:
-    form = facts.settings("clean")["unicode_form"]
-    code = usage_code(facts.settings("generate"), facts.settings("encode")["max_source_tokens"])
+    generate, encode, clean = map(facts.settings, ("generate", "encode", "clean"))
+    differs = list(_differences(generate, encode, clean))
+    told = f" Where it differs from the run: {'; '.join(differs)}." if differs else ""
     return (
-        f"The decoding settings are those of the results above. Documents were normalised first "
-        f"(Unicode {form}, runs of blanks as one).\n\n```python\n{code}```"
+        "The folder's `generation_config.json` has the rules that made the results above "
+        f"({generate['num_beams']} beams, {generate['min_length']} to {generate['max_length']} tokens), and "
+        "transformers goes by them.\n\n"
+        f"```python\n{usage_code(encode['max_source_tokens'])}```\n\n"
+        f"The run's documents were normalised before (Unicode {clean['unicode_form']}, runs of blanks as "
+        f"one); this code takes them as they are.{told}\n\n"
+        "`sumpipe summarize DIR FILE` summarises the documents of a file: in every point as the run did "
+        "where DIR is its directory, by the same decoding rules where DIR is the model's folder."
     )
+
+
+def _differences(generate: JSON, encode: JSON, clean: JSON) -> Iterator[str]:
+    """Say where plain transformers code does something else than the run."""
+    if clean["rules"]:
+        yield f"documents were also cleaned by {', '.join(clean['rules'])}"
+    if encode["truncation"] != "head":
+        yield f"long documents were cut otherwise (`{encode['truncation']}`, not their head kept)"
+    if generate["profile"] != "huggingface":
+        yield f"beams were ranked by the rules of {generate['profile']}"
 
 
 def _limits(facts: Facts) -> str:
     limits = [
-        "Measured by ROUGE against one reference a row only: whether summaries are faithful to "
-        "their documents, or biased, was not examined.",
+        "Measured against one reference a row only: whether summaries are faithful to their documents, or "
+        "biased, was not examined.",
         f"Trained and measured on documents of at most {facts.settings('encode')['max_source_tokens']} "
         "tokens; the code above reads only the head of a longer one.",
         f"{percent(facts.metric('generate', 'share_stopped_by_length'))} % of the summaries were "
         "ended by the length limit.",
-        "The figures are those of one training run with one seed.",
+        "The figures are those of one training run with one seed; the intervals tell of other rows, not of "
+        "other seeds.",
+        *facts.rouge["warnings"],
     ]
     if facts.settings("fetch")["dataset"]["source"] == "demo":
         limits.insert(0, "The data are synthetic: the figures say nothing of real text.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _citation(facts: Facts) -> str:
+    data = facts.metric("fetch", "citation")
+    cited = [*([_R3F] if is_r3f(facts) else []), _BART, *([str(data)] if data else [])]
+    return "\n".join(f"- {work}" for work in cited)

@@ -1,122 +1,241 @@
-"""Curves of the fine-tuning as SVG to be put inside a page; matplotlib is optional."""
+"""Which charts the page has, and what each of them says in words and in figures."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-Curve = Sequence[dict[str, float | None]]
+from markupsafe import Markup
 
-_INK = "#010203"
-"""Stands for the text colour of the page, which matplotlib cannot know."""
-_TRAIN, _PLAIN, _VALID = "#3b82c4", "#8fa3b8", "#d9822b"
-_STYLE = {
-    "font.size": 9,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#808080",
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+from stages.report.curve import Curve, points, thinned
+from stages.report.facts import Facts
+from stages.report.lengths import Counts, edges_for, histogram
+from stages.report.svg import (
+    Line,
+    Rule,
+    Span,
+    Steps,
+    histogram_chart,
+    line_chart,
+    short,
+    span_chart,
+)
+from stages.report.tables import Table
+from stages.report.wording import (
+    ROUGE_LABELS,
+    is_r3f,
+    several,
+    survival_words,
+    system_label,
+    warm_start_updates,
+)
+
+_TABLE_ROWS = 12
+_STYLES = ("s1", "s2", "s3")
 
 
 class Chart(NamedTuple):
-    """A chart with the words that stand for it where it cannot be seen."""
+    """A chart with its words."""
 
-    svg: str
-    label: str
-
-
-def draw_charts(curve: Curve, warm_start_updates: int) -> list[Chart] | None:
-    """Draw the loss curve and the R3F curve; None if matplotlib is not installed.
-
-    Args:
-        curve: Records of metrics.jsonl.
-        warm_start_updates: Updates on another task before the real one; marked where it ends.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        return None
-    return [_loss_chart(curve, warm_start_updates), _kl_chart(curve, warm_start_updates)]
+    title: str
+    unit: str
+    svg: Markup
+    legend: list[tuple[str, str]]
+    """Style and label of what is drawn; empty for one line."""
+    note: str
+    table: Table
+    """The figures, as far as a table can show them."""
 
 
-def _loss_chart(curve: Curve, warm_start: int) -> Chart:
-    def paint(axes: Any) -> None:
-        _line(axes, curve, "loss", "training loss", _TRAIN)
-        _line(axes, curve, "nll", "training nll", _PLAIN)
-        _line(axes, curve, "valid/nll", "validation nll", _VALID, marker="o")
-        axes.set_ylabel("nats per target token")
-        _finish(axes, warm_start)
+class _Curves(NamedTuple):
+    """What is drawn together: names in metrics.jsonl with their labels."""
 
-    label = "Training loss, training nll and validation nll over updates"
-    return Chart(_svg("loss", paint, 3.4, label), label)
-
-
-def _kl_chart(curve: Curve, warm_start: int) -> Chart:
-    def paint(axes: Any) -> None:
-        _line(axes, curve, "r3f/kl", "R3F symmetric KL", _TRAIN)
-        axes.set_ylabel("nats")
-        axes.set_ylim(bottom=0)
-        _finish(axes, warm_start)
-
-    label = "R3F symmetric KL over updates"
-    return Chart(_svg("kl", paint, 2.2, label), label)
+    title: str
+    unit: str
+    names: Mapping[str, str]
+    from_zero: bool = True
+    as_percent: bool = False
+    dotted: tuple[str, ...] = ()
+    """Measured now and then."""
 
 
-def points(curve: Curve, name: str) -> tuple[list[float], list[float]]:
-    """Return updates and values of the records that have a value by this name."""
-    pairs = [(record["update"], record[name]) for record in curve if record.get(name) is not None]
-    return [float(x or 0) for x, _ in pairs], [float(y or 0) for _, y in pairs]
+_TRAINING = (
+    _Curves(
+        "Negative log-likelihood",
+        "nats per target token",
+        {"nll": "training, with dropout", "valid/nll": "validation"},
+        from_zero=False,
+        dotted=("valid/nll",),
+    ),
+    _Curves(
+        "R3F symmetric KL",
+        "nats, before lambda",
+        {"r3f/kl": "clean and noised pass", "r3f/kl_same_dropout": "with equal dropout masks"},
+        dotted=("r3f/kl_same_dropout",),
+    ),
+    _Curves(
+        "Noise survival",
+        "share of entries that the noise still changes",
+        {
+            "r3f/noise_survival_embedding": "at the embedding's LayerNorm",
+            "r3f/noise_survival_residual": "at the first layer",
+            "r3f/noise_survival_compute": "as its first matrix product sees them",
+        },
+        as_percent=True,
+    ),
+    _Curves("Learning rate", "of each update, as scheduled", {"lr": "learning rate"}),
+    _Curves("Throughput", "source and target tokens a second", {"tokens_per_second": "throughput"}),
+    _Curves("Gradient norm", "before clipping", {"gradient_norm": "gradient norm"}),
+)
 
 
-def _line(axes: Any, curve: Curve, name: str, label: str, color: str, marker: str = "") -> None:
-    updates, values = points(curve, name)
-    is_dot = len(updates) < 2  # no line goes through one point
-    axes.plot(
-        updates,
-        values,
-        color=color,
-        label=label,
-        linewidth=1.3,
-        marker=marker or ("." if is_dot else None),
-        markersize=4,
+def training_charts(facts: Facts) -> list[Chart]:
+    """Return the learning curves that have something to show."""
+    rules = [
+        *(Rule("stop", one.update) for one in facts.interruptions),
+        *([Rule("warm", warm_start_updates(facts))] if warm_start_updates(facts) else []),
+    ]
+    marked = {"stop": "interruption", "warm": "end of the warm start"}
+    legend = [(style, marked[style]) for style in dict.fromkeys(rule.style for rule in rules)]
+    drawn = [one for one in _TRAINING if any(points(facts.curve, name) for name in one.names)]
+    return [
+        _curves_chart(facts, one, rules, [] if number else legend)
+        for number, one in enumerate(drawn)
+    ]
+
+
+def _curves_chart(
+    facts: Facts, curves: _Curves, rules: Sequence[Rule], marked: list[tuple[str, str]]
+) -> Chart:
+    names = [name for name in curves.names if points(facts.curve, name)]
+    styles = {name: _STYLES[list(curves.names).index(name)] for name in names}
+    lines = [
+        Line(styles[name], thinned(points(facts.curve, name)), name in curves.dotted)
+        for name in names
+    ]
+    labels = {name: curves.names[name] for name in names}
+    svg = line_chart(
+        f"{curves.title}, {curves.unit}: {', '.join(labels.values())} over updates",
+        lines,
+        rules=rules,
+        from_zero=curves.from_zero,
+        as_percent=curves.as_percent,
+    )
+    legend = [(styles[name], label) for name, label in labels.items()] if len(names) > 1 else []
+    note = _kl_note(facts) if "r3f/kl" in names else ""
+    lost = sum(name in record and record[name] is None for record in facts.curve for name in names)
+    if lost:
+        verb = "was not finite and is" if lost == 1 else "were not finite and are"
+        note = f"{note} {several(lost, 'value')} {verb} left out.".strip()
+    return Chart(
+        curves.title, curves.unit, svg, [*legend, *marked], note, _table(facts.curve, labels)
     )
 
 
-def _finish(axes: Any, warm_start: int) -> None:
-    if warm_start:
-        axes.axvline(warm_start, color=_INK, linestyle=":", linewidth=1, label="warm start ends")
-    axes.set_xlabel("update")
-    axes.figure.legend(loc="outside upper left", ncols=4)
+def _kl_note(facts: Facts) -> str:
+    r3f = facts.settings("finetune")["r3f"]
+    if not is_r3f(facts):
+        return "R3F is off in this run: the KL is measured, not trained on."
+    noise = f"{r3f['noise']}, sigma {r3f['sigma']:g}" if r3f["noise"] != "none" else "none"
+    told = f"Noise {noise}; lambda {r3f['lambda']:g}, reduction {r3f['reduction']}."
+    return f"{told} {survival_words(facts)}".strip()
 
 
-def _svg(name: str, paint: Callable[[Any], None], height: float, label: str) -> str:
-    """Draw one figure of 7 by `height` inches; the same curve gives the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def _table(curve: Curve, labels: Mapping[str, str]) -> Table:
+    """Return a few records of each curve, the first and the last among them."""
+    found = {name: dict(points(curve, name)) for name in labels}
+    updates = sorted({update for values in found.values() for update in values})
+    step = max(1, -(-(len(updates) - 1) // (_TABLE_ROWS - 1)))
+    shown = sorted({*updates[::step], *updates[-1:]})
+    rows = [
+        (
+            f"{update:,g}",
+            *(_cell(found[name].get(update)) for name in labels),
+        )
+        for update in shown
+    ]
+    return Table(("Update", *labels.values()), rows)
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"sumpipe-{name}"}):
-        figure = Figure(figsize=(7, height), layout="constrained")
-        paint(figure.add_subplot())
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
-    return _inline(file.getvalue(), name, label)
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
-def _inline(svg: str, name: str, label: str) -> str:
-    """Turn an SVG file into an element of a page: no namespaces, own ids, the page's text colour."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(_INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+def rouge_charts(facts: Facts) -> list[tuple[str, Markup]]:
+    """Return a chart a ROUGE type of the headline: every system with its interval, and what is published."""
+    profile = facts.rouge["profiles"][facts.rouge["profile"]]
+    found = []
+    for name in facts.headline_types:
+        spans = []
+        for system, figures in profile["systems"].items():
+            figure = figures[name]["fmeasure"]
+            low, mean, high = (100 * figure[key] for key in ("low", "mean", "high"))
+            style = "s1" if system == "model" else "s0"
+            spans.append(Span(system_label(facts, system), style, low, mean, high))
+            published = getattr(facts.expected, name, None)
+            if system == "model" and published is not None:
+                spans.append(Span("Published", "s2", published, published, published))
+        label = f"{ROUGE_LABELS[name]} F x 100 of each system, with intervals; the table has the figures"
+        found.append((ROUGE_LABELS[name], span_chart(label, spans)))
+    return found
+
+
+def length_charts(facts: Facts) -> list[Chart]:
+    """Return how long documents and summaries are, and how much is cut off where anything is."""
+    if not facts.lengths:
+        return []
+    encode, split = facts.settings("encode"), facts.split
+    sources = {
+        f"{one} documents": facts.lengths[one]["source"].whole
+        for one in dict.fromkeys(("train", split))
+    }
+    targets = {
+        f"{one} references": facts.lengths[one]["target"].whole
+        for one in dict.fromkeys(("train", split))
+    }
+    if facts.generated is not None:
+        targets["generated summaries"] = facts.generated.tokens
+    charts = [
+        _lengths_chart("Length of documents", sources, encode["max_source_tokens"]),
+        _lengths_chart("Length of summaries", targets, encode["max_target_tokens"]),
+    ]
+    lost = {
+        name: lengths.lost[lengths.lost > 0]
+        for name, lengths in ((one, facts.lengths[one]["source"]) for one in ("train", split))
+        if (lengths.lost > 0).any()
+    }
+    if lost:
+        named = {f"{one} documents that were cut": counts for one, counts in lost.items()}
+        charts.append(_lengths_chart("What was cut off", named, None))
+    return charts
+
+
+def _lengths_chart(title: str, sets: Mapping[str, Counts], limit: int | None) -> Chart:
+    edges = edges_for(list(sets.values()))
+    found = {name: histogram(lengths, edges) for name, lengths in sets.items()}
+    steps = [
+        Steps(style, one.edges, one.shares)
+        for style, one in zip(_STYLES, found.values(), strict=False)
+    ]
+    is_limit_near = limit is not None and limit <= 1.3 * edges[-1]
+    rules = [Rule("limit", float(limit))] if limit is not None and is_limit_near else []
+    label = f"{title} in tokens: {', '.join(sets)}"
+    legend = list(zip(_STYLES, sets, strict=False))
+    if rules:
+        legend.append(("limit", f"limit of {limit:,} tokens"))
+    note = "The last bin has all longer ones too."
+    if limit is not None and not rules:
+        note += f" The limit, {limit:,} tokens, is further right."
+    svg = histogram_chart(label, steps, "tokens", rules)
+    bins = list(itertools.pairwise(edges))
+    rows = [
+        (
+            f"{short(low)} to {short(high - 1)}"
+            if (low, high) != bins[-1]
+            else f"{short(low)} or more",
+            *(f"{100 * one.shares[number]:.1f} %" for one in found.values()),
+        )
+        for number, (low, high) in enumerate(bins)
+    ]
+    return Chart(title, "share of texts", svg, legend, note, Table(("Tokens", *sets), rows))

@@ -26,10 +26,20 @@ class ExpectedConfig(Config):
     """Where it was published, such as `arXiv 2008.03156, table 4`; one line without `|`."""
 
 
+class CardConfig(Config):
+    """What only the publisher of a model knows; nothing of it is guessed."""
+
+    licence: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """Of the model, by the Hub's name, such as `apache-2.0` or `cc-by-nc-4.0`; None: unknown."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
+    """Of the texts, by its ISO 639 code, such as `en`; None: unknown."""
+
+
 class ReportConfig(Config):
     """What the report shows."""
 
-    examples: Annotated[StrictInt, Field(ge=0)] = 5
-    """Predictions shown beside their references."""
+    examples: Annotated[StrictInt, Field(ge=0, le=50)] = 5
+    """Summaries shown of each kind: the best, the worst, and some drawn at random."""
     expected: Annotated[ExpectedConfig | None, EXECUTION_ONLY] = None
     """A published result to show beside the run's; None for none."""
+    card: CardConfig = CardConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.report.facts import Facts
 from stages.report.tables import rouge_table
-from stages.report.wording import percent
+from stages.report.wording import ROUGE_LABELS, percent
 
 
 def console_text(facts: Facts) -> str:
@@ -17,8 +17,11 @@ def console_text(facts: Facts) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
     lines = [
         *(_aligned(row, widths) for row in cells),
-        f"exact match {percent(facts.rouge['exact_match'])} %, rows {facts.rouge['rows']} "
-        f"({facts.rouge['split']} split), mean F x 100",
+        f"mean F x 100 over {facts.rouge['rows']} rows of the {facts.split} split, "
+        f"profile {facts.rouge['profile']}",
+        f"95 % intervals: {_intervals(facts)}",
+        f"exact match {percent(facts.rouge['exact_match'])} %",
+        *(f"warning: {told}" for told in facts.rouge.get("warnings", [])),
         "",
         "Report: {run_dir}/report/index.html",
         "Model:  {run_dir}/export/model",
@@ -28,6 +31,12 @@ def console_text(facts: Facts) -> str:
         "  sumpipe summarize {run_dir} FILE",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _intervals(facts: Facts) -> str:
+    model = facts.rouge["profiles"][facts.rouge["profile"]]["systems"]["model"]
+    figures = ((ROUGE_LABELS[kind], model[kind]["fmeasure"]) for kind in facts.headline_types)
+    return ", ".join(f"{label} {percent(f['low'])} to {percent(f['high'])}" for label, f in figures)
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

@@ -2,111 +2,153 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
-from pipeline.errors import CorruptArtifact
 from pipeline.files import read_json
-from pipeline.stage import StageContext
-from stages.report.config import ExpectedConfig, ReportConfig
-from stages.schema import Prediction, RawRow, read_jsonl
+from stages.report.config import CardConfig, ExpectedConfig, ReportConfig
+from stages.report.curve import Curve, committed_curve, unfinished_curve
+from stages.report.examples import Example, choose_examples
+from stages.report.interruptions import Interruption, interruptions
+from stages.report.lengths import Generated, Lengths, encoded_lengths, generated_lengths
+from stages.schema import SPLITS
 
-
-class ShownExample(NamedTuple):
-    """A row of the scored split with what the model made of it."""
-
-    id: str
-    document: str
-    reference: str
-    prediction: str
+STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score")
+"""What the report reads, in order."""
+_KINDS_OF_L = ("rougeL", "rougeLsum")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A finished run as the report sees it."""
+    """A run as the report sees it; what was not made yet is empty."""
 
     name: str
     """The recipe's name."""
     inputs: Mapping[str, Artifact]
-    rouge: JSON
-    """Content of rouge.json: split, rows, profile, exact_match and means by system; fractions."""
-    curve: list[dict[str, float | None]]
+    """Committed artifacts by stage."""
+    begun: Mapping[str, JSON] = field(default_factory=dict)
+    """What was hashed of stages that were begun and not committed."""
+    rouge: JSON = field(default_factory=dict)
+    """Content of rouge.json."""
+    curve: Curve = ()
     """Records of finetune's metrics.jsonl, in update order."""
-    examples: list[ShownExample]
-    expected: ExpectedConfig | None
+    repeated: Curve = ()
+    """Records that were set aside, since their updates were done again after an interruption."""
+    interruptions: tuple[Interruption, ...] = ()
+    lengths: Mapping[str, Mapping[str, Lengths]] = field(default_factory=dict)
+    """Tokens of `source` and `target` by split."""
+    generated: Generated | None = None
+    examples: tuple[Example, ...] = ()
+    expected: ExpectedConfig | None = None
     """A published result."""
+    card: CardConfig = field(default_factory=CardConfig)
+    """What the model's publisher says of it."""
 
     def settings(self, stage: str) -> JSON:
-        """Return what identifies a stage's work: the hashed part of its configuration."""
-        config: JSON = self.inputs[stage].manifest.payload["config"]
+        """Return what identifies a stage's work: the hashed part of its configuration; empty if not begun."""
+        if stage in self.inputs:
+            payload = self.inputs[stage].manifest.payload
+        else:
+            payload = self.begun.get(stage, {"config": {}})
+        config: JSON = payload["config"]
         return config
 
     def metric(self, stage: str, name: str) -> Any:
         """Return a result of a stage, or None if it was not recorded."""
-        return self.inputs[stage].manifest.metrics.get(name)
+        artifact = self.inputs.get(stage)
+        return None if artifact is None else artifact.manifest.metrics.get(name)
+
+    def launch(self, stage: str) -> JSON:
+        """Return how a stage's last launch was carried out; empty if it is not committed."""
+        artifact = self.inputs.get(stage)
+        launch: JSON = artifact.manifest.provenance.get("launch", {}) if artifact else {}
+        return launch
+
+    @property
+    def split(self) -> str:
+        """The split that is summarised and scored."""
+        return str(self.settings("generate").get("split", "test"))
+
+    @property
+    def headline_types(self) -> tuple[str, ...]:
+        """The ROUGE types that stand for a scored run: 1, 2, and what is published of its set as ROUGE-L.
+
+        That is the one that `expected` has, else the one that the catalogue names, else the one that the
+        profile's users publish.
+        """
+        published = [one for one in _KINDS_OF_L if getattr(self.expected, one, None) is not None]
+        profile = self.rouge["profiles"][self.rouge["profile"]]["settings"]["headline_l"]
+        known = self.metric("fetch", "rouge_l") or profile
+        return ("rouge1", "rouge2", published[0] if len(published) == 1 else known)
+
+    @property
+    def undone(self) -> list[str]:
+        """Stages that are not committed, in order."""
+        return [stage for stage in STAGES if stage not in self.inputs]
 
 
-def gather(context: StageContext, config: ReportConfig) -> Facts:
-    """Read what the report needs from the committed artifacts.
+def gather(
+    name: str, seed: int, run_dir: RunDir, inputs: Mapping[str, Artifact], config: ReportConfig
+) -> Facts:
+    """Read what the report needs of a run; what is missing stays empty.
 
     Args:
-        context: The stage's context.
-        config: How many rows of the scored split to take along (fewer if it has fewer), and what
-            to show beside the result.
+        name: The recipe's name.
+        seed: Of the examples drawn at random.
+        run_dir: Where logs and unfinished work are.
+        inputs: The committed artifacts to tell of.
+        config: How many examples of each kind to take, and what to show beside the result.
+
+    Raises:
+        CorruptArtifact: If what is committed cannot be read.
     """
-    rouge = read_json(context.inputs["score"].file("rouge.json"))
-    return Facts(
-        name=context.recipe_name,
-        inputs=context.inputs,
-        rouge=rouge,
-        curve=_read_curve(context.inputs["finetune"].file("metrics.jsonl")),
-        examples=_examples(context, rouge["split"], config.examples),
+    begun = {
+        stage: payload
+        for stage in STAGES
+        if stage not in inputs and (payload := run_dir.partial_payload(stage)) is not None
+    }
+    curve, repeated = _curves(run_dir, inputs)
+    score = inputs.get("score")
+    facts = Facts(
+        name=name,
+        inputs=inputs,
+        begun=begun,
+        rouge=read_json(score.file("rouge.json")) if score else {},
+        curve=curve,
+        repeated=repeated,
+        interruptions=_interruptions(run_dir, inputs),
+        lengths={split: encoded_lengths(inputs["encode"].directory(split)) for split in SPLITS}
+        if "encode" in inputs
+        else {},
+        generated=generated_lengths(inputs["generate"].file("predictions.jsonl"))
+        if "generate" in inputs
+        else None,
         expected=config.expected,
+        card=config.card,
     )
+    kinds = facts.headline_types if score else ()
+    return replace(facts, examples=choose_examples(inputs, config.examples, seed, kinds))
 
 
-def spread(rows: int, count: int) -> list[int]:
-    """Return up to `count` row numbers, evenly spaced over `rows`: the middles of equal parts."""
-    count = min(count, rows)
-    return [(2 * part + 1) * rows // (2 * count) for part in range(count)]
+def _interruptions(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Interruption, ...]:
+    """Return those of this training; none past its end, which logs from before `begins` was said may tell."""
+    found = interruptions(run_dir.logs("finetune"))
+    if "finetune" not in inputs:
+        return found
+    done = inputs["finetune"].manifest.metrics.get("updates")
+    return tuple(one for one in found if done is None or one.update <= int(done))
 
 
-def _read_curve(path: Path) -> list[dict[str, float | None]]:
-    return sorted(_records(path), key=lambda record: record["update"] or 0)
-
-
-def _records(path: Path) -> Iterator[dict[str, float | None]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record: dict[str, float | None] = json.loads(line)
-            record["update"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CorruptArtifact(
-                f"{path}, line {number}: is no record of an update ({error!r}); "
-                "make it again with --restart-from finetune"
-            ) from error
-        yield record
-
-
-def _examples(context: StageContext, split: str, count: int) -> list[ShownExample]:
-    """Take rows as the score stage compares them: raw document and reference."""
-    path = context.inputs["generate"].file("predictions.jsonl")
-    predictions = list(read_jsonl(path, Prediction))
-    chosen = [predictions[row] for row in spread(len(predictions), count)]
-    wanted = {prediction.id for prediction in chosen}
-    source = context.inputs["fetch"].file(f"raw/{split}.jsonl")
-    raw = {row.id: row for row in read_jsonl(source, RawRow) if row.id in wanted}
-    if missing := wanted - raw.keys():
-        raise CorruptArtifact(
-            f"{source}: has no row {min(missing)!r}, which {path} summarises; "
-            "make it again with --restart-from fetch"
-        )
-    return [
-        ShownExample(one.id, raw[one.id].document, raw[one.id].summary, one.prediction)
-        for one in chosen
-    ]
+def _curves(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Curve, Curve]:
+    """Return the records of the training and those set aside, also of one that is not finished."""
+    if "finetune" in inputs:
+        folder: Path = inputs["finetune"].path
+        curve = committed_curve(inputs["finetune"].file("metrics.jsonl"))
+    else:
+        folder = run_dir.partial("finetune")
+        curve = unfinished_curve(folder / "metrics.jsonl")
+    return curve, unfinished_curve(folder / "metrics.set_aside.jsonl")

@@ -12,26 +12,21 @@ _NOT_KNOWN = "not known"
 
 
 def launch_table(facts: Facts) -> Table:
-    """Return when, where and on how many processes each stage ended."""
-    header = (
-        "Stage", "Finished (UTC)", "Seconds", "World size", "Processes", "Threads", "Sharding profile",
-        "Host", "Job",
-    )  # fmt: skip
+    """Return when and where each stage ended."""
+    header = ("Stage", "Finished (UTC)", "Host", "Job", "Fingerprint")
     return Table(header, [_launch_row(facts, stage) for stage in facts.inputs])
 
 
 def _launch_row(facts: Facts, stage: str) -> tuple[str, ...]:
-    provenance = facts.inputs[stage].manifest.provenance
-    launch = provenance.get("launch", {})
-    seconds = launch.get("seconds_wall")
+    manifest = facts.inputs[stage].manifest
+    provenance = manifest.provenance
+    finished = str(provenance.get("finished_utc", _NOT_KNOWN))
     return (
         stage,
-        str(provenance.get("finished_utc", _NOT_KNOWN)),
-        _NOT_KNOWN if seconds is None else f"{seconds:.1f}",
-        *(amount(launch.get(name)) for name in ("world_size", "processes", "threads")),
-        str(launch.get("ds_profile", _NOT_KNOWN)),
+        finished.removesuffix("+00:00").replace("T", " "),
         str(provenance.get("host", _NOT_KNOWN)),
         str(provenance.get("job") or "none"),
+        manifest.fingerprint[:12],
     )
 
 

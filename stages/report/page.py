@@ -2,61 +2,109 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+import operator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from stages.report.charts import Chart
-from stages.report.facts import Facts, ShownExample
+from stages.report.charts import length_charts, rouge_charts, training_charts
+from stages.report.copies import Piece, copied_pieces
+from stages.report.cost import cost_list, stage_table
+from stages.report.examples import Example
+from stages.report.facts import Facts
 from stages.report.origin import launch_table, version_table
-from stages.report.tables import rouge_table, row_table, settings_list
+from stages.report.outcome import outcome, weights_nll, weights_words
+from stages.report.story import advice, comparability, is_perl, missing, what_was_run
+from stages.report.tables import (
+    flow_table,
+    lengths_table,
+    measures_table,
+    parts_table,
+    rouge_table,
+    settings_list,
+)
 from stages.report.wording import (
-    amount,
-    dataset_words,
-    is_r3f,
-    model_words,
+    ROUGE_LABELS,
+    interval,
     percent,
     profile_words,
-    survival_words,
     title,
-    warm_start_updates,
 )
 
-DOCUMENT_CHARS = 1200
-"""Characters of a document that the page shows."""
-HOW_TO_DRAW = (
-    "Curves are not drawn: matplotlib is not installed. "
-    "Install it with pip install -e '.[report]', then run again with --restart-from report."
-)
+DOCUMENT_CHARS = 4000
+"""Characters of a document, a reference or a prediction that the page shows."""
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
+    0x7F: "\N{SYMBOL FOR DELETE}",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},  # halves of a pair have no UTF-8
+}
+"""What control characters are shown as; raw ones are invisible, and no HTML."""
+_GROUPS = {
+    "best": "Best by ROUGE",
+    "worst": "Worst by ROUGE",
+    "random": "Drawn at random",
+}
+_GLIMPSE = 90
 
 
-class Excerpt(NamedTuple):
-    """An example as it is shown."""
+class Tile(NamedTuple):
+    """A figure to be seen first."""
 
-    example: ShownExample
-    document: str
-    cut: str
-    """What of the document is not shown, in words; empty if all is."""
-
-
-def excerpt(example: ShownExample) -> Excerpt:
-    """Cut an example's document at `DOCUMENT_CHARS`, at a blank if one is near, and say so."""
-    document = example.document
-    if len(document) <= DOCUMENT_CHARS:
-        return Excerpt(example, document, "")
-    head = document[:DOCUMENT_CHARS]
-    at_blank = head.rsplit(maxsplit=1)[0] if " " in head[-80:] else head
-    cut = f"cut here: the first {len(at_blank):,} of {len(document):,} characters"
-    return Excerpt(example, at_blank, cut)
+    label: str
+    value: str
+    beside: list[str]
 
 
-def render_page(facts: Facts, charts: list[Chart] | None) -> str:
-    """Return the page's HTML.
+class Shown(NamedTuple):
+    """An example as it is shown: texts in pieces, those copied from the document marked."""
 
-    Args:
-        facts: The run.
-        charts: Loss curve and R3F curve; None to say how to get them.
+    id: str
+    scores: str
+    glimpse: str
+    """The beginning of the prediction."""
+    stop: str
+    prediction: list[Piece]
+    reference: list[Piece]
+    document: list[Piece]
+    """Pieces that the prediction has are marked."""
+    cuts: dict[str, str]
+    """By the names of texts that are not shown to their end, what of them is, in words."""
+
+
+def render_page(facts: Facts) -> str:
+    """Return the page's HTML; sections without facts say so."""
+    scored: dict[str, Any] = _scored(facts) if facts.rouge else {}
+    return render(
+        "page.html.j2",
+        title=title(facts),
+        story=what_was_run(facts),
+        missing=missing(facts),
+        tiles=_tiles(facts),
+        split=facts.split,
+        scored=scored,
+        curves=training_charts(facts),
+        outcome=outcome(facts),
+        stops=_stops(facts),
+        data_words=_data_words(facts),
+        flow=flow_table(facts) if "fetch" in facts.inputs else None,
+        lengths=lengths_table(facts) if facts.lengths else None,
+        length_charts=length_charts(facts),
+        groups=_groups(facts),
+        cost=cost_list(facts),
+        stages=stage_table(facts),
+        settings=settings_list(facts),
+        launches=launch_table(facts),
+        versions=version_table(facts),
+    )
+
+
+def render(template: str, **values: object) -> str:
+    """Fill in a template of this folder; what is put in is escaped unless it is Markup.
+
+    Control characters of the texts become visible ones; the templates have none but line breaks.
     """
     environment = Environment(
         loader=PackageLoader("stages.report", ""),
@@ -66,26 +114,141 @@ def render_page(facts: Facts, charts: list[Chart] | None) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html.j2").render(
-        title=title(facts),
-        dataset=dataset_words(facts),
-        model=model_words(facts),
-        parameters=amount(facts.metric("export", "parameters")),
-        split=facts.rouge["split"],
-        rows=amount(facts.rouge["rows"]),
-        exact_match=percent(facts.rouge["exact_match"]),
-        profile=profile_words(facts.rouge["profile"]),
-        rouge=rouge_table(facts),
-        is_published=facts.expected is not None,
-        charts=None if charts is None else [(Markup(svg), label) for svg, label in charts],
-        how_to_draw=HOW_TO_DRAW,
-        is_r3f=is_r3f(facts),
-        r3f=facts.settings("finetune")["r3f"],
-        survival=survival_words(facts),
-        warm_start=warm_start_updates(facts),
-        examples=[excerpt(example) for example in facts.examples],
-        accounting=row_table(facts),
-        settings=settings_list(facts),
-        launches=launch_table(facts),
-        versions=version_table(facts),
+    return environment.get_template(template).render(**values).translate(_VISIBLE)
+
+
+def _scored(facts: Facts) -> dict[str, Any]:
+    rouge, headline = facts.rouge, facts.rouge["profile"]
+    names = [headline, *(name for name in rouge["profiles"] if name != headline)]
+    return {
+        "rows": rouge["rows"],
+        "exact_match": percent(rouge["exact_match"]),
+        "interval": rouge["profiles"][headline]["settings"]["interval"],
+        "headline": headline,
+        "charts": rouge_charts(facts),
+        "profiles": [
+            {
+                "name": name,
+                "glimpse": _glimpse(facts, name),
+                "words": profile_words(rouge["profiles"][name]["settings"]),
+                "table": rouge_table(facts, name, with_intervals=True),
+                "parts": parts_table(facts, name),
+            }
+            for name in names
+        ],
+        "measures": measures_table(facts) if rouge.get("measures") else None,
+        "warnings": rouge.get("warnings", []),
+        "notes": [*comparability(facts), *advice(facts)],
+    }
+
+
+def _glimpse(facts: Facts, name: str) -> str:
+    """Return what a profile gives the model, in a line."""
+    model = facts.rouge["profiles"][name]["systems"]["model"]
+    return _in_a_line({kind: model[kind]["fmeasure"]["mean"] for kind in facts.headline_types})
+
+
+def _in_a_line(scores: Mapping[str, float]) -> str:
+    return "  ".join(
+        f"{ROUGE_LABELS[kind].replace('ROUGE-', 'R-')}\N{NO-BREAK SPACE}{percent(f)}"
+        for kind, f in scores.items()
     )
+
+
+def _tiles(facts: Facts) -> list[Tile]:
+    tiles = []
+    if facts.rouge:
+        model = facts.rouge["profiles"][facts.rouge["profile"]]["systems"]["model"]
+        for kind in facts.headline_types:
+            figure = model[kind]["fmeasure"]
+            published = getattr(facts.expected, kind, None)
+            beside = [interval(figure, 100)]
+            if published is not None:
+                beside += _as_papers(facts, kind)
+                beside.append(f"published: {published:.2f}")
+            tiles.append(Tile(ROUGE_LABELS[kind], percent(figure["mean"]), beside))
+    tiles += _nll_tile(facts)
+    for label, value in cost_list(facts)[:1]:
+        if value[0].isdigit():
+            tiles.append(Tile(label, value, ["of training"]))
+    return tiles
+
+
+def _as_papers(facts: Facts, kind: str) -> list[str]:
+    """Return the figure that compares with a paper's, where it is there and is not the headline's."""
+    profiles, headline = facts.rouge["profiles"], facts.rouge["profile"]
+    perl = [name for name, one in profiles.items() if is_perl(name, one["settings"])]
+    if not perl or headline in perl:
+        return []
+    mean = profiles[perl[0]]["systems"]["model"][kind]["fmeasure"]["mean"]
+    return [f"{perl[0]}: {percent(mean)}"]
+
+
+def _nll_tile(facts: Facts) -> list[Tile]:
+    """Return the nll of the weights that were scored, or of the last ones where only theirs is known."""
+    last, chosen = facts.metric("finetune", "valid_nll_nats_per_token"), weights_nll(facts)
+    if chosen is not None and (words := weights_words(facts)):
+        return [Tile("Validation nll", f"{chosen:.3f}", ["nats per token,", f"of {words}"])]
+    if last is None:
+        return []
+    return [Tile("Validation nll", f"{last:.3f}", ["nats per token,", "after the last update"])]
+
+
+def _data_words(facts: Facts) -> list[tuple[str, str]]:
+    """Return what is known of the right to use the data."""
+    if "fetch" not in facts.inputs:
+        return []
+    return [
+        ("Licence of the data", str(facts.metric("fetch", "licence") or "not known")),
+        ("To be cited as", str(facts.metric("fetch", "citation") or "not known")),
+    ]
+
+
+def _stops(facts: Facts) -> list[str]:
+    """Tell each interruption of the training."""
+    return [
+        f"Update {one.update:,}: training went on from here at {_clock(one.resumed)}, after "
+        + (
+            f"a stop by {one.reason}"
+            if one.reason
+            else "an end without a word: killed, or an error"
+        )
+        + (f". The log had last been written at {_clock(one.last_seen)}." if one.last_seen else ".")
+        for one in facts.interruptions
+    ]
+
+
+def _clock(stamp: str) -> str:
+    """Return the time of a log for people, with its distance from UTC."""
+    offset = stamp[19:]
+    return f"{stamp[:19].replace('T', ' ')} {'UTC' if offset == '+0000' else offset}".strip()
+
+
+def _groups(facts: Facts) -> list[tuple[str, list[Shown]]]:
+    groups = itertools.groupby(facts.examples, key=operator.attrgetter("kind"))
+    return [(_GROUPS[kind], [shown(one) for one in found]) for kind, found in groups]
+
+
+def shown(example: Example) -> Shown:
+    """Cut an example into pieces; texts end at `DOCUMENT_CHARS`."""
+    texts = {name: head(getattr(example, name)) for name in ("prediction", "reference", "document")}
+    glimpse = " ".join(texts["prediction"][0].split())
+    return Shown(
+        example.id,
+        _in_a_line(example.scores),
+        glimpse if len(glimpse) <= _GLIMPSE else f"{glimpse[:_GLIMPSE].rsplit(' ', 1)[0]} …",
+        example.stop,
+        copied_pieces(texts["prediction"][0], example.document),
+        copied_pieces(texts["reference"][0], example.document),
+        copied_pieces(texts["document"][0], example.prediction),
+        {name: cut for name, (_, cut) in texts.items() if cut},
+    )
+
+
+def head(text: str) -> tuple[str, str]:
+    """Return a text to at most `DOCUMENT_CHARS`, at a blank if one is near, and how much that is in words."""
+    if len(text) <= DOCUMENT_CHARS:
+        return text, ""
+    found = text[:DOCUMENT_CHARS]
+    found = found.rpartition(" ")[0] if " " in found[-80:] else found
+    return found, f"the first {len(found):,} of {len(text):,} characters"

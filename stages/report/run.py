@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-
+from pipeline.artifact import RunDir
 from pipeline.files import write_atomic
 from pipeline.stage import Metrics, StageContext
 from stages.report.card import model_card
-from stages.report.charts import draw_charts
 from stages.report.config import ReportConfig
 from stages.report.console import console_text
 from stages.report.facts import gather
-from stages.report.page import HOW_TO_DRAW, render_page
-from stages.report.wording import warm_start_updates
-
-_logger = logging.getLogger(__name__)
+from stages.report.page import render_page
 
 
 def run(config: ReportConfig, context: StageContext) -> Metrics:
     """Write index.html (for people), README.md (a model card) and console.txt (last words of a run)."""
-    facts = gather(context, config)
+    run_dir = RunDir(context.work.parent)
+    facts = gather(context.recipe_name, context.seed, run_dir, context.inputs, config)
     context.stop.check()
-    charts = draw_charts(facts.curve, warm_start_updates(facts))
-    if charts is None:
-        _logger.warning("%s", HOW_TO_DRAW)
     contents = {
-        "index.html": render_page(facts, charts),
+        "index.html": render_page(facts),
         "README.md": model_card(facts),
         "console.txt": console_text(facts),
     }
@@ -35,7 +28,6 @@ def run(config: ReportConfig, context: StageContext) -> Metrics:
         write_atomic(context.work / name, text)
         context.progress.update(number, len(contents), "file")
     return {
-        "charts_drawn": len(charts or []),
         "examples": len(facts.examples),
         "page_bytes": len(contents["index.html"].encode("utf-8")),
     }

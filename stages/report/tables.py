@@ -5,13 +5,38 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+import numpy as np
+
+from pipeline.config import JSON
 from stages.report.facts import Facts
-from stages.report.wording import ROUGE_LABELS, amount, percent, system_label
+from stages.report.lengths import ROLES, Counts
+from stages.report.wording import ROUGE_LABELS, amount, interval, percent, system_label
 from stages.schema import SPLITS
+
+NO_CELL = "-"
+PERL_PROFILES = ("rouge155", "gigaword-unilm")
+"""Profiles whose figures are those of ROUGE-1.5.5, which most papers use."""
+
+_MEASURES = {
+    "length_ratio": "Length ratio",
+    "novel_1gram": "Novel 1-grams %",
+    "novel_2gram": "Novel 2-grams %",
+    "novel_3gram": "Novel 3-grams %",
+    "novel_4gram": "Novel 4-grams %",
+    "coverage": "Coverage %",
+    "density": "Density",
+    "compression": "Compression",
+    "repetition": "Repeated 3-grams %",
+    "stopped_by_length": "Stopped by length %",
+    "bertscore_precision": "BERTScore P %",
+    "bertscore_recall": "BERTScore R %",
+    "bertscore_f": "BERTScore F %",
+}
+"""By the names in rouge.json; with % where they are shares."""
 
 
 class Table(NamedTuple):
-    """A table of text; the first cell of a row names it."""
+    """A table of text; the first cell of a row names it. What a cell says besides is on its second line."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -23,21 +48,34 @@ class Settings(NamedTuple):
     stage: str
     version: int
     seed: int | None
+    fingerprint: str
     config: str
     """As JSON."""
 
 
-def rouge_table(facts: Facts) -> Table:
-    """Return mean ROUGE F of each system, times 100; what is published comes right after the model."""
-    rows: list[tuple[str, ...]] = [
-        (
-            system_label(system, facts.rouge["profile"]),
-            *(percent(means[name]["fmeasure"]) for name in ROUGE_LABELS),
-        )
-        for system, means in facts.rouge["systems"].items()
-    ]
-    rows[1:1] = _published(facts)
+def rouge_table(facts: Facts, name: str | None = None, *, with_intervals: bool = False) -> Table:
+    """Return ROUGE F of each system, times 100; what is published comes right after the model.
+
+    Args:
+        facts: A run that is scored.
+        name: The profile; None for the headline's.
+        with_intervals: Give each mean its interval, after a line break.
+    """
+    headline = facts.rouge["profile"]
+    name = name or headline
+    rows: list[tuple[str, ...]] = []
+    for system, figures in facts.rouge["profiles"][name]["systems"].items():
+        found = (figures[kind]["fmeasure"] for kind in ROUGE_LABELS)
+        cells = (_figure(one, with_intervals=with_intervals) for one in found)
+        rows.append((system_label(facts, system), *cells))
+    if name == headline or name in PERL_PROFILES:
+        rows[1:1] = _published(facts)
     return Table(("System", *ROUGE_LABELS.values()), rows)
+
+
+def _figure(one: JSON, *, with_intervals: bool) -> str:
+    told = percent(one["mean"])
+    return f"{told}\n{interval(one, 100)}" if with_intervals else told
 
 
 def _published(facts: Facts) -> list[tuple[str, ...]]:
@@ -45,56 +83,146 @@ def _published(facts: Facts) -> list[tuple[str, ...]]:
     if expected is None:
         return []
     figures = (getattr(expected, name) for name in ROUGE_LABELS)
-    cells = ("-" if figure is None else f"{figure:.2f}" for figure in figures)
+    cells = (NO_CELL if figure is None else f"{figure:.2f}" for figure in figures)
     return [(f"Published: {expected.source}", *cells)]
 
 
-def row_table(facts: Facts) -> Table:
-    """Return where every row of each split went, from fetch to score."""
-    dropped = _drop_outcomes(facts)
-    header = (
-        "Split", "Fetched", "Kept", "Dropped", *(outcome.replace("_", " ") for outcome in dropped),
-        "Sources truncated", "Source tokens lost", "Targets truncated", "Target tokens lost",
-        "Predictions", "Scored",
-    )  # fmt: skip
-    return Table(header, [_row_account(facts, split, dropped) for split in SPLITS])
+def parts_table(facts: Facts, name: str) -> Table:
+    """Return precision and recall of the model beside F, under one profile."""
+    model = facts.rouge["profiles"][name]["systems"]["model"]
+    rows = [
+        (
+            label,
+            *(
+                _figure(model[kind][part], with_intervals=True)
+                for part in ("precision", "recall", "fmeasure")
+            ),
+        )
+        for kind, label in ROUGE_LABELS.items()
+    ]
+    return Table(("The model", "Precision", "Recall", "F"), rows)
 
 
-def _drop_outcomes(facts: Facts) -> list[str]:
+def measures_table(facts: Facts) -> Table:
+    """Return what is measured beside ROUGE, a column a system; with interval for the model."""
+    found = facts.rouge.get("measures", {})
+    names = list(dict.fromkeys(name for measures in found.values() for name in measures))
+    rows = []
+    for name in names:
+        label = _MEASURES.get(name, name.replace("_", " "))
+        scale = 100 if label.endswith("%") else 1
+        counts = {one[name]["rows"] for one in found.values() if "rows" in one.get(name, {})}
+        if counts - {facts.rouge["rows"]}:
+            label += f" ({' or '.join(f'{count:,}' for count in sorted(counts))} rows)"
+        cells = (
+            _measure(measures.get(name), scale, with_interval=system == "model")
+            for system, measures in found.items()
+        )
+        rows.append((label, *cells))
+    return Table(("Measure", *(system_label(facts, system) for system in found)), rows)
+
+
+def _measure(one: JSON | None, scale: int, *, with_interval: bool) -> str:
+    if one is None:
+        return NO_CELL
+    told = f"{scale * one['mean']:.2f}"
+    return f"{told}\n{interval(one, scale)}" if with_interval else told
+
+
+def flow_table(facts: Facts) -> Table:
+    """Return how many rows each step of the pipeline had, and what became of the others.
+
+    A cell's second line is its share: of fetched rows, or of kept tokens and those cut off together.
+    """
+    rows = [("Fetched", *(_count(facts.metric("fetch", f"rows_{split}")) for split in SPLITS))]
+    rows += [
+        (f"left out: {cause.replace('_', ' ')}", *_shares(facts, "clean", f"rows_{cause}_{{}}"))
+        for cause in _causes(facts)
+    ]
+    if "clean" in facts.inputs:
+        rows.append(("Kept", *_shares(facts, "clean", "rows_kept_{}")))
+    if "encode" in facts.inputs:
+        for role, noun in (("source", "documents"), ("target", "summaries")):
+            cut, lost = f"{role}_rows_truncated_{{}}", f"{role}_tokens_lost_{{}}"
+            rows.append((f"{noun} cut to fit", *_shares(facts, "encode", cut)))
+            rows.append((f"tokens of {noun} lost", *_lost_tokens(facts, lost, role)))
+    if (generated := facts.generated) is not None:
+        count = generated.tokens.size
+        stops = generated.stops
+        rows += [
+            ("Summarised", *_only(facts, _count(count))),
+            ("ended by the length limit", *_only(facts, _share(stops["length"], count))),
+            ("without text", *_only(facts, _share(generated.empty, count))),
+            ("failed", *_only(facts, _share(stops["failed"], count))),
+        ]
+    if facts.rouge:
+        rows.append(("Scored", *_only(facts, _count(facts.rouge["rows"]))))
+    return Table(("Step", *SPLITS), rows)
+
+
+def _causes(facts: Facts) -> list[str]:
     """The outcomes of clean besides `kept`, from its metrics `rows_{outcome}_{split}`."""
-    names = [name.removeprefix("rows_") for name in facts.inputs["clean"].manifest.metrics]
-    return sorted({name.rpartition("_")[0] for name in names} - {"kept"})
+    artifact = facts.inputs.get("clean")
+    names = [] if artifact is None else artifact.manifest.metrics
+    outcomes = {n.removeprefix("rows_").rpartition("_")[0] for n in names if n.startswith("rows_")}
+    return sorted(outcomes - {"kept"})
 
 
-def _row_account(facts: Facts, split: str, dropped: list[str]) -> tuple[str, ...]:
-    is_scored = split == facts.rouge["split"]
-    lost = [
-        facts.metric("encode", f"{role}_{what}_{split}")
-        for role in ("source", "target")
-        for what in ("rows_truncated", "tokens_lost")
+def _shares(facts: Facts, stage: str, name: str) -> list[str]:
+    return [
+        _share(facts.metric(stage, name.format(split)) or 0, facts.metric("fetch", f"rows_{split}"))
+        for split in SPLITS
     ]
-    kept, *gone = (
-        facts.metric("clean", f"rows_{outcome}_{split}") or 0 for outcome in ("kept", *dropped)
-    )
-    counts = [
-        facts.metric("fetch", f"rows_{split}"),
-        *(kept, sum(gone), *gone),
-        *lost,
-        facts.metric("generate", "predictions") if is_scored else None,
-        facts.rouge["rows"] if is_scored else None,
-    ]
-    return (split, *map(amount, counts))
+
+
+def _lost_tokens(facts: Facts, name: str, role: str) -> list[str]:
+    cells = []
+    for split in SPLITS:
+        lost = facts.metric("encode", name.format(split)) or 0
+        kept = facts.metric("encode", f"{role}_tokens_{split}") or 0
+        cells.append(_share(lost, lost + kept))
+    return cells
+
+
+def _only(facts: Facts, cell: str) -> list[str]:
+    """Return a cell for the split that is summarised, and none for the others."""
+    return [cell if split == facts.split else NO_CELL for split in SPLITS]
+
+
+def _count(value: object) -> str:
+    return amount(value) if value is None or isinstance(value, int) else f"{value:,.0f}"
+
+
+def _share(part: int, whole: int | None) -> str:
+    return f"{_count(part)}\n{100 * part / whole:.2f} %" if part and whole else _count(part)
+
+
+def lengths_table(facts: Facts) -> Table:
+    """Return quantiles of the lengths of all texts, in tokens, before anything was cut."""
+    rows = []
+    for role, noun in zip(ROLES, ("Documents", "References"), strict=True):
+        for split, found in facts.lengths.items():
+            rows.append((f"{noun}, {split}", *_quantiles(found[role].whole)))
+    if facts.generated is not None:
+        rows.append((f"Generated, {facts.split}", *_quantiles(facts.generated.tokens)))
+    return Table(("Tokens", "Shortest", "Median", "90 %", "99 %", "Longest"), rows)
+
+
+def _quantiles(lengths: Counts) -> tuple[str, ...]:
+    if not lengths.size:
+        return (NO_CELL,) * 5
+    return tuple(f"{value:,.0f}" for value in np.quantile(lengths, (0, 0.5, 0.9, 0.99, 1)))
 
 
 def settings_list(facts: Facts) -> list[Settings]:
-    """Return the hashed settings of each stage, in the order of the stages."""
-    payloads = [artifact.manifest.payload for artifact in facts.inputs.values()]
+    """Return the hashed settings of each committed stage, in the order of the stages."""
     return [
         Settings(
-            payload["stage"],
-            payload["version"],
-            payload.get("seed"),
-            json.dumps(payload["config"], indent=2, ensure_ascii=False),
+            artifact.manifest.payload["stage"],
+            artifact.manifest.payload["version"],
+            artifact.manifest.payload.get("seed"),
+            artifact.manifest.fingerprint,
+            json.dumps(artifact.manifest.payload["config"], indent=2, ensure_ascii=False),
         )
-        for payload in payloads
+        for artifact in facts.inputs.values()
     ]

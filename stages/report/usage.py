@@ -1,53 +1,47 @@
-"""Code that decodes as the run did, for the model card."""
+"""Code that summarises as the run did, for the model card."""
 
 from __future__ import annotations
 
-from pipeline.config import JSON
+_MODEL = 'name = "export/model"  # in the run directory'
+_CODE = f"""\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-_CODE = """\
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
-
-folder = "export/model"  # in the run directory
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-settings = GenerationConfig(
-{settings}
-)
+{_MODEL}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForSeq2SeqLM.from_pretrained(name)
 document = "..."
-inputs = tokenizer(document, truncation=True, max_length={source_tokens}, return_tensors="pt")
+inputs = tokenizer(
+    document,
+    split_special_tokens=True,  # the letters </s> of a text do not end it
+    truncation=True,
+    max_length={{source_tokens}},
+    return_tensors="pt",
+)
 output = model.generate(
-    input_ids=inputs["input_ids"],
-    attention_mask=inputs["attention_mask"],
-    generation_config=settings,
+    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
 )
 print(tokenizer.decode(output[0], skip_special_tokens=True).strip())
 """
 
 
-def usage_code(generate: JSON, source_tokens: int) -> str:
-    """Return Python that loads the exported model and decodes with a run's settings.
+def usage_code(source_tokens: int) -> str:
+    """Return Python that loads the exported model and decodes by the rules in its generation_config.json.
 
     Args:
-        generate: The hashed settings of generate.
-        source_tokens: Where documents were cut, special tokens included.
+        source_tokens: Where documents are cut, special tokens included.
     """
-    ids = {
-        f"{name}_token_id": f"model.config.{name}_token_id"
-        for name in ("bos", "pad", "eos", "decoder_start")
-    }
-    forced_bos = ids["bos_token_id"] if generate["force_bos"] else "None"
-    named = {
-        **ids,
-        "forced_bos_token_id": forced_bos,
-        "forced_eos_token_id": ids["eos_token_id"],
-        "do_sample": "False",
-        "num_beams": repr(generate["num_beams"]),
-        "min_length": repr(generate["min_length"]),
-        "max_length": repr(generate["max_length"]),
-        "no_repeat_ngram_size": repr(generate["no_repeat_ngram_size"]),
-    }
-    if generate["num_beams"] > 1:  # greedy search has no use for these, and says so
-        named["length_penalty"] = repr(generate["length_penalty"])
-        named["early_stopping"] = repr(generate["early_stopping"])
-    lines = [f"    {name}={value}," for name, value in named.items()]
-    return _CODE.format(settings="\n".join(lines), source_tokens=source_tokens)
+    return _CODE.format(source_tokens=source_tokens)
+
+
+def for_repository(card: str, repository: str, branch: str = "main") -> str:
+    """Return a card whose code loads the model from a branch of a repository of the Hub instead.
+
+    Raises:
+        ValueError: If the card's code does not say where the model is, as `usage_code` does.
+    """
+    if card.count(_MODEL) != 1:
+        raise ValueError("its code has not the line that says where the model is")
+    named = card.replace(_MODEL, f'name = "{repository}"')
+    if branch == "main":
+        return named
+    return named.replace("from_pretrained(name)", f'from_pretrained(name, revision="{branch}")')

@@ -11,13 +11,6 @@ ROUGE_LABELS = {
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
 }
-_SYSTEMS = {
-    "model": "Fine-tuned model",
-    "random_training_summary": "Random training summary",
-    "model_against_another_reference": "Model against another row's reference",
-}
-
-
 _PLACES = {
     "embedding": "at the embedding's LayerNorm",
     "residual": "at the first layer",
@@ -30,6 +23,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
+def interval(figure: JSON, scale: float) -> str:
+    """Return the ends of a figure's interval."""
+    return f"{scale * figure['low']:.2f} to {scale * figure['high']:.2f}"
+
+
 def amount(value: object) -> str:
     """Return a count with thousands separated; a dash for what was not recorded."""
     if value is None:
@@ -37,20 +35,49 @@ def amount(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def system_label(system: str, profile: JSON) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for people: 12.3 s, 4 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def hours(value: float) -> str:
+    """Return hours with thousands separated, never as a power of ten."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 4
+    return f"{value:,.{decimals}f}"
+
+
+def several(count: int, thing: str) -> str:
+    """Return a count with its noun, in the plural where it is not one."""
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
+
+
+def listed(words: list[str]) -> str:
+    """Return words as people list them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def system_label(facts: Facts, system: str) -> str:
     """Return what a scored system is called for people."""
-    if system == "lead":
-        return f"Lead ({profile['lead']})"
-    return _SYSTEMS.get(system, system.replace("_", " "))
+    return str(facts.rouge["systems"].get(system, {}).get("label", system.replace("_", " ")))
 
 
-def profile_words(profile: JSON) -> str:
-    """Return how the scores were computed, in one line; another profile gives other figures."""
-    stemmer = "Porter stemmer" if profile["stemmer"] else "no stemmer"
-    return (
-        f"{profile['scorer']}, {stemmer}, ROUGE-Lsum sentences by {profile['sentences']!r}, "
-        f"references: {profile['references']}"
-    )
+def profile_words(settings: JSON) -> str:
+    """Return how the scores of a profile were computed, in one line; another profile gives other figures."""
+    told = [
+        settings["scorer"],
+        f"words: {settings['tokenizer']}",
+        f"stemming: {settings['stemmer']}",
+        f"ROUGE-Lsum sentences: {settings['sentences']}",
+    ]
+    if settings.get("postprocess", "none") != "none":
+        told.append(f"predictions: {settings['postprocess']}")
+    return "; ".join(told)
 
 
 def dataset_words(facts: Facts) -> str:
@@ -60,6 +87,12 @@ def dataset_words(facts: Facts) -> str:
         return "built-in demo corpus (synthetic)"
     if dataset["source"] == "local":
         return f"local files ({', '.join(dataset['path'])})"
+    if dataset["source"] == "catalogue":
+        place = dataset["path"]
+        where = f"{place} at revision {dataset['revision']}"
+        if isinstance(place, dict):
+            where = f"local files ({', '.join(place)})"
+        return f"{dataset['name']}, split {dataset['split'] or 'as published'}, from {where}"
     named = " ".join(str(part) for part in (dataset["path"], dataset["name"]) if part)
     return f"{named} at revision {dataset['revision']}"
 
@@ -71,7 +104,7 @@ def model_words(facts: Facts) -> str:
         layers = model["layers"]
         return f"new BART ({layers} + {layers} layers, width {model['d_model']}), not pretrained"
     if model["source"] == "local":
-        return f"BART-type model from a local directory ({', '.join(model['path'])})"
+        return f"BART-type model from a local directory ({several(len(model['path']), 'file')})"
     return f"{model['path']} at revision {model['revision']}"
 
 
@@ -95,8 +128,19 @@ def survival_words(facts: Facts) -> str:
 
 
 def warm_start_updates(facts: Facts) -> int:
-    """Return how many updates went to the warm start."""
-    return int(facts.metric("finetune", "warm_start_updates") or 0)
+    """Return how many updates go to the warm start, also of a training that is not finished."""
+    counted = facts.metric("finetune", "warm_start_updates")
+    if counted is None:
+        finetune = facts.settings("finetune")
+        counted = round(finetune["warm_start"]["share"] * finetune["updates"]) if finetune else 0
+    return int(counted)
+
+
+def updates_done(facts: Facts) -> int:
+    """Return how many updates were done, as far as records tell of a training that is not finished."""
+    done = facts.metric("finetune", "updates")
+    recorded = int(facts.curve[-1]["update"]) if facts.curve else 0
+    return recorded if done is None else int(done)
 
 
 def title(facts: Facts) -> str:

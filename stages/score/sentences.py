@@ -2,46 +2,80 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
 from typing import Literal
 
+import nltk.data
 from nltk.tokenize import sent_tokenize
 
 from pipeline.errors import DataError
+from stages.score.config import Splitter
 
-Splitter = Literal["newline", "simple", "punkt"]
-
+_PUNKT_FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+_NO_PUNKT = (
+    "score.sentences: punkt needs nltk data: run `python -m nltk.downloader punkt_tab` where there is a "
+    "network, and set NLTK_DATA to its folder; or choose another (--sentences)"
+)
 _SIMPLE_END = re.compile(r"([.!?][\"')\]]*)\s+(?=[\"'(\[]*[A-Z0-9])")
 
 
 def split_sentences(text: str, splitter: Splitter) -> list[str]:
-    """Return the sentences of a text.
+    """Return the sentences of a text; a line break ends one whatever the splitter.
 
     newline:  one a line
     simple:   after `.`, `!` or `?` (and closing quotes) before a capital or a digit; no abbreviations
-    punkt:    nltk's trained English splitter
+    punkt:    nltk's trained English splitter, as Hugging Face's run_summarization.py has it
 
     Raises:
         DataError: If punkt's data is not installed, with the command that installs it.
     """
-    if splitter == "newline":
-        parts = text.split("\n")
-    elif splitter == "simple":
-        parts = _SIMPLE_END.sub(r"\1\n", text).split("\n")
-    else:
+    if splitter == "simple":
+        text = _SIMPLE_END.sub(r"\1\n", text)
+    elif splitter == "punkt":
         try:
-            parts = sent_tokenize(text)
+            text = "\n".join(sent_tokenize(text))
         except LookupError as error:
-            raise DataError(
-                "score.sentences: punkt needs nltk data: run `python -m nltk.downloader punkt_tab` where "
-                "there is a network, and set NLTK_DATA to its folder"
-            ) from error
-    return [part.strip() for part in parts if part.strip()]
+            raise DataError(_NO_PUNKT) from error
+    return [part.strip() for part in text.split("\n") if part.strip()]
+
+
+DOCUMENT_WORDS = {
+    "newline": "a line each; those of a document in one line by simple",
+    "simple": "simple",
+    "punkt": "punkt",
+}
+"""How sentences of documents are found, for people."""
+
+
+# Lead, oracle and what is said of them follow each other on one document.
+@functools.lru_cache(maxsize=1)
+def document_sentences(document: str, splitter: Splitter) -> tuple[str, ...]:
+    """Return the sentences of a document; one without line breaks is not taken for a single sentence."""
+    is_one_line = splitter == "newline" and "\n" not in document.strip()
+    return tuple(split_sentences(document, "simple" if is_one_line else splitter))
 
 
 def lead(document: str, unit: Literal["sentences", "words"], count: int, splitter: Splitter) -> str:
     """Return the first sentences (one a line) or words of a document."""
     if unit == "words":
         return " ".join(document.split()[:count])
-    is_one_line = splitter == "newline" and "\n" not in document
-    return "\n".join(split_sentences(document, "simple" if is_one_line else splitter)[:count])
+    return "\n".join(document_sentences(document, splitter)[:count])
+
+
+def punkt_sha256() -> str:
+    """Return the sha256 (hex) of punkt's English data in use: figures of other data are not the same.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    digest = hashlib.sha256()
+    for name in _PUNKT_FILES:
+        try:
+            path = nltk.data.find(f"tokenizers/punkt_tab/english/{name}")
+        except LookupError as error:
+            raise DataError(_NO_PUNKT) from error
+        with path.open() as file:
+            digest.update(file.read())
+    return digest.hexdigest()

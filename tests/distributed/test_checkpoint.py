@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pipeline.distributed import checkpoint, storage
 from pipeline.errors import StorageError
 from pipeline.files import write_json
 from tests.launching import CHECKOUT, environment
+from tests.namespaces import require_unshare
 from tests.rank_server import KILLED, RankServer
 
 pytestmark = pytest.mark.distributed
@@ -258,15 +258,7 @@ exec "$2" -m tests.distributed.full_disk "$1/run"
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    unshare = shutil.which("unshare")
-    is_allowed = unshare is not None and (
-        subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode == 0
-    )
-    if not is_allowed:
-        message = "private mounts are refused here (needs unshare and CAP_SYS_ADMIN)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+    require_unshare("--mount")
     done = subprocess.run(
         ["unshare", "-m", "bash", "-euc", FULL_DISK, "script", str(disk), sys.executable],
         capture_output=True,

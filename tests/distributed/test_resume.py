@@ -25,7 +25,7 @@ SETTINGS = [
     *("batch.lanes=6", "batch.lane_tokens=440"),
     *("log_every=3", "checkpoint_every=4", "validate_every=14"),
 ]
-CLOCK = ("seconds", "tokens_per_second")
+CLOCK = ("seconds", "tokens_per_second", "devices")
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ SMALL = (
     *("fetch.model.d_model=32", "fetch.model.layers=1", "fetch.model.ffn=32"),
 )
 BASE = ("updates=12", "schedule.warmup_updates=2", "batch.lane_tokens=400")
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "tokens_per_second", "devices"}
 Train = Callable[..., dict[str, Any]]
 Record = dict[str, Any]
 
@@ -150,6 +151,7 @@ def test_stopped_and_killed_again_and_again_it_is_the_same_training(
         assert checkpoints(broken) == there, moment
     done = finished(train, broken, *settings, **case)
     assert "INFO resumes after update 12" in done["said"]
+    assert not any("begins a training" in line for line in done["said"])
     assert records(broken) == records(straight)
     assert results(broken) == results(straight)
     if "precision=fp16" in settings:
@@ -268,6 +270,7 @@ def test_training_ends_early_without_a_better_candidate(
     chosen = best if weights == "best" else best + 4
     assert read_json(run_dir / "finetune" / "selection.json")["updates"] == [chosen]
     assert checkpoints(run_dir) == sorted({chosen, best + 4})
+    assert done["chosen_nll_nats_per_token"] == nlls[chosen], "of the weights that are handed on"
 
 
 EACH = "log_every=1"
@@ -338,8 +341,17 @@ def test_records_add_up_over_their_windows(train: Train, plain: Path, tmp_path: 
         for name in ("loss", "nll", "smoothing", "r3f/kl", "accuracy"):
             mean = sum(single[name] * single["target_tokens"] for single in window) / tokens
             assert record[name] == pytest.approx(mean, rel=1e-12)
-        for name in ("lr", "gradient_norm"):  # of the last update
+        for name in ("lr", "gradient_norm", "row_digest"):  # of the last update
             assert record[name] == window[-1][name]
+
+
+def test_the_digest_is_of_the_rows_that_were_planned(plain: Path) -> None:
+    split, curriculum = curriculum_of(plain)
+    digest = ""
+    for number, record in enumerate(records(plain, has="loss")):
+        lanes = [split.ids(rows) for rows in curriculum.update(number).lanes]
+        digest = hashlib.sha256(json.dumps([digest, lanes]).encode()).hexdigest()[:16]
+        assert record["row_digest"] == digest
 
 
 def test_zero_3_trains_as_zero_0_does(train: Train, tmp_path: Path) -> None:
@@ -381,7 +393,7 @@ def test_noise_lost_to_rounding_is_told_once(train: Train, tmp_path: Path) -> No
 
 def test_noise_that_survives_is_not_warned_of(plain: Path, train: Train, tmp_path: Path) -> None:
     done = finished(train, tmp_path / "run", "precision=bf16", EACH, "updates=3")
-    assert done["said"] == []
+    assert done["said"] == ["INFO begins a training of 3 updates"]
     assert all(record["r3f/noise_survival_compute"] > 0.9 for record in records(plain, has="loss"))
 
 
@@ -536,7 +548,11 @@ def test_fp16_overflows_lower_the_scale_until_it_fits(train: Train, tmp_path: Pa
     done = finished(
         train, run_dir, EACH, "precision=fp16", "r3f.lambda=100", "nonfinite.overflows=9"
     )
-    dropped = [int(re.search(r"update (\d+) overflowed", text)[1]) for text in done["said"]]  # type: ignore[index]
+    dropped = [
+        int(re.search(r"update (\d+) overflowed", text)[1])
+        for text in done["said"]
+        if "overflowed" in text
+    ]  # type: ignore[index]
     assert 0 < len(dropped) < 9
     scale = 65536.0
     for record in records(run_dir, has="loss_scale"):
@@ -547,6 +563,7 @@ def test_fp16_overflows_lower_the_scale_until_it_fits(train: Train, tmp_path: Pa
         assert (record["target_tokens"] == 0) == is_dropped
         assert record["skipped"] == 0  # loss scaling at work is no fault
     assert done["metrics"]["skipped_updates"] == 0
+    assert done["metrics"]["overflowed_updates"] == len(dropped)
 
 
 def test_fp16_overflows_without_an_end_stop_training(train: Train, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.launching import CHECKOUT, TINY, environment, start, sumpipe, wait_for
+from tests.namespaces import require_unshare
 
 pytestmark = pytest.mark.e2e
 
@@ -80,8 +82,8 @@ def test_malformed_line_is_named_and_the_rest_survives(tmp_path: Path) -> None:
     good = json.dumps(ROW) + "\n"
     folder = dataset(tmp_path / "data", valid=good * 2 + '{"document": "cut off\n' + good)
     done = fetch(tmp_path / "run", folder)
-    assert_clear(done, 1, "valid.jsonl, line 3", "not valid JSON")
-    assert (tmp_path / "run" / "fetch.partial" / "raw" / "train.jsonl").is_file()
+    assert_clear(done, 1, "valid.jsonl:3", "not valid JSON")
+    assert (tmp_path / "run" / "fetch.partial" / "raw" / "train").is_dir()
     (folder / "valid.jsonl").write_text(good * 3, encoding="utf-8")
     mended = fetch(tmp_path / "run", folder)
     assert_clear(mended, 3, "valid.jsonl", "--restart-from fetch")  # other data is other work
@@ -89,10 +91,34 @@ def test_malformed_line_is_named_and_the_rest_survives(tmp_path: Path) -> None:
     assert redone.returncode == 0, redone.stderr
 
 
+def test_bad_rows_are_recorded_to_the_row_if_asked_for(tmp_path: Path) -> None:
+    good, bad = json.dumps(ROW) + "\n", '{"document": "cut off\n'
+    folder = dataset(tmp_path / "data", train=good + bad + json.dumps({**ROW, "summary": 5}) + "\n")
+    done = fetch(tmp_path / "run", folder, "--set", "fetch.dataset.on_bad_row=record")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run" / "fetch" / "manifest.json").read_text("utf-8"))
+    counted = {
+        split: manifest["metrics"][f"rows_unreadable_{split}"] for split in ("train", "test")
+    }
+    assert (manifest["metrics"]["rows_train"], counted) == (3, {"train": 2, "test": 0})
+    ledger = pq.read_table(tmp_path / "run" / "clean" / "ledger" / "train").to_pylist()
+    assert [row["origin"] for row in ledger] == [f"train.jsonl:{line}" for line in (1, 2, 3)]
+    assert ledger[0]["outcome"] not in {row["outcome"] for row in ledger[1:]}
+
+
+def test_an_unknown_set_names_near_ones(tmp_path: Path) -> None:
+    done = sumpipe(
+        *("run", "demo", "--run-dir", tmp_path / "run"),
+        *("--set", "fetch.dataset={source: catalogue, name: cnndailymail}"),
+    )
+    assert_clear(done, 2, "'cnndailymail' is not in the catalogue; did you mean cnn_dailymail?")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_empty_split_is_refused(text: str, tmp_path: Path) -> None:
     done = fetch(tmp_path / "run", dataset(tmp_path / "data", test=text))
-    assert_clear(done, 1, "test split is empty")
+    assert_clear(done, 1, "test split is empty" if text else "test.jsonl: is empty")
 
 
 def test_missing_dataset_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -184,15 +210,7 @@ def test_a_checkpoint_of_another_launch_says_how_to_continue(
 
 def private_mounts(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in a mount namespace of its own; skip where that is refused."""
-    unshare = shutil.which("unshare")
-    is_allowed = unshare is not None and (
-        subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode == 0
-    )
-    if not is_allowed:
-        message = "private mounts are refused here (needs unshare and CAP_SYS_ADMIN)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+    require_unshare("--mount")
     return subprocess.run(
         ["unshare", "-m", "bash", "-euc", script, "script", *arguments],
         capture_output=True,

@@ -51,8 +51,8 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_every_row_is_accounted_for(finished: Path) -> None:
     for split in ("train", "valid", "test"):
-        ids = [row["id"] for row in lines(finished / "fetch" / "raw" / f"{split}.jsonl")]
-        ledger = pq.read_table(finished / "clean" / "ledger" / f"{split}.parquet")
+        ids = [row["id"] for row in lines(finished / "fetch" / "raw" / split / "00000.jsonl")]
+        ledger = pq.read_table(finished / "clean" / "ledger" / split)
         assert ledger["id"].to_pylist() == ids
     predictions = lines(finished / "generate" / "predictions.jsonl")
     assert [prediction["id"] for prediction in predictions] == ids  # of the test split, in order
@@ -132,7 +132,7 @@ def test_stopped_in_training_it_checkpoints_and_leaves_nobody_behind(
     log = run_dir / "finetune.partial" / "metrics.jsonl"
     wait_for(process, lambda: log.is_file() and len(log.read_bytes().splitlines()) > 3)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4  # the launcher's two processes and two ranks
+    assert len(family) >= 3  # the launcher and two ranks
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 75, output

@@ -22,7 +22,7 @@ def ranks(run_dir: Path, stage: str, size: int) -> list[subprocess.Popen[str]]:
     """Start tasks with the variables that srun and our batch script give them."""
     command = [sys.executable, "-m", "stages.rank", stage, "--run-dir", str(run_dir)]
     place = {"SLURM_NTASKS": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
-    job = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2"}
+    job = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": "2"}
     return [
         subprocess.Popen(
             command,

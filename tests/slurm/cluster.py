@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import psutil
 
@@ -33,7 +33,7 @@ ISOLATE = (
 )
 ISOLATION_PROGRAMS = ("unshare", "nsenter", "ip", "hostname")
 POLL_SECONDS = 0.1
-LOG_LINES = 30
+LOG_LINES = 60
 
 ENDED = (
     *("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "PREEMPTED"),
@@ -49,7 +49,7 @@ class Settings:
 
     nodes: int = 3
     gpus: int = 0
-    """Believed per node, like the 64 CPUs and 256 GB; tasks see CUDA_VISIBLE_DEVICES."""
+    """Believed per node, of type a100, like the 64 CPUs and 256 GB; tasks see CUDA_VISIBLE_DEVICES."""
     kill_wait: int = 3
     """From TERM to KILL."""
     slurmd_timeout: int = 10
@@ -101,7 +101,7 @@ def _addresses(count: int, isolated: bool) -> list[Address]:
 
 def slurm_conf(base: Path, settings: Settings, controller: Address, nodes: list[Address]) -> str:
     """Give slurm.conf: fake hardware, no cgroups, no database, quick reactions."""
-    gres = f" Gres=gpu:{settings.gpus}" if settings.gpus else ""
+    gres = f" Gres=gpu:a100:{settings.gpus}" if settings.gpus else ""
     node_lines = "\n".join(
         f"NodeName={node.name} NodeHostname={node.host} NodeAddr={node.ip} Port={node.port}"
         f" CPUs=64 RealMemory=256000{gres}"
@@ -138,8 +138,10 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
 ReturnToService=2
 SlurmdTimeout={settings.slurmd_timeout}
-MessageTimeout={settings.slurmd_timeout}
 KillWait={settings.kill_wait}
+# A node answers a request to kill a step only after KillWait. One that seems to have gone unanswered is sent
+# again a minute later, and would then hit the new start of a requeued job, which has the same step's name.
+MessageTimeout={max(settings.slurmd_timeout, settings.kill_wait + 5)}
 # Ended jobs stay visible.
 MinJobAge=7200
 BatchStartTimeout=30
@@ -180,6 +182,8 @@ class Cluster:
     nodes: tuple[str, ...]
     isolated: bool
     process: subprocess.Popen[str]
+    running: ClassVar[list[Cluster]] = []
+    """Clusters of this process; what fails beside them tells what their daemons wrote."""
 
     @classmethod
     @contextlib.contextmanager
@@ -211,8 +215,11 @@ class Cluster:
             try:
                 cluster._await_answer()
                 cluster._poll(lambda: not cluster.troubled_nodes(), 30, "not all nodes came up")
+                cls.running.append(cluster)
                 yield cluster
             finally:
+                if cluster in cls.running:
+                    cls.running.remove(cluster)
                 cluster._stop()
         finally:
             shutil.rmtree(base)
@@ -230,7 +237,7 @@ class Cluster:
 
     def _await_answer(self) -> None:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ok\n", f"{self.base} died\n{self._logs()}"
+        assert self.process.stdout.readline() == "ok\n", f"{self.base} died\n{self.logs()}"
 
     def _command(self, verb: Literal["start", "kill"], node: int) -> None:
         assert self.process.stdin is not None
@@ -346,7 +353,8 @@ class Cluster:
         output = _tail(Path(job["StdOut"])) if "StdOut" in job else ""
         return "\n".join((line, output, _tail(self.base / "log" / "slurmctld.log")))
 
-    def _logs(self) -> str:
+    def logs(self) -> str:
+        """The ends of what all daemons wrote."""
         logs = sorted((self.base / "log").iterdir())
         return "\n".join(_tail(path) for path in logs if path.stat().st_size)
 
@@ -372,7 +380,7 @@ def _write_files(base: Path, settings: Settings, controller: Address, nodes: lis
     devices = [base / "dev" / f"nvidia{index}" for index in range(settings.gpus)]
     for device in devices:
         device.symlink_to("/dev/null")  # slurmd insists on a device
-    lines = [f"Name=gpu File={device}\n" for device in devices]
+    lines = [f"Name=gpu Type=a100 File={device}\n" for device in devices]
     (base / "gres.conf").write_text("".join(lines), "utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,15 @@ import pytest
 from tests.launching import kill_tree, start
 from tests.slurm.cluster import Cluster, missing
 from tests.slurm.runs import RANKS, RECIPE
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the daemons wrote beside a failure."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"Slurm in {it.base}", it.logs()) for it in Cluster.running]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,11 @@ from tests.launching import CHECKOUT, TINY
 from tests.slurm.cluster import Cluster
 
 RANKS = 4
+TEST_ROWS = 48
 RECIPE = (
     TINY,
-    *("--set", f"finetune.batch.lanes={RANKS}", "--set", "finetune.updates=60"),
-    *("--set", "fetch.dataset.test_rows=48", "--set", "generate.shard_rows=2"),
+    *("--set", f"finetune.batch.lanes={RANKS}", "--set", "finetune.updates=40"),
+    *("--set", f"fetch.dataset.test_rows={TEST_ROWS}", "--set", "generate.shard_rows=2"),
 )
 CHECKPOINT_EVERY = 5
 """The tiny recipe's."""
@@ -29,7 +30,7 @@ SMALL = ("--gpus-per-node", "0", "--cpus-per-task", "1", "--mem-per-cpu", "1G")
 TWO_BY_TWO = (*SMALL, "--nodes", "2", "--tasks-per-node", "2")
 ONE_BY_TWO = (*SMALL, "--nodes", "1", "--tasks-per-node", "2")
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
-_TIMED = ("metrics.jsonl", "metrics.set_aside.jsonl", "index.html")
+_TIMED = ("metrics.jsonl", "metrics.set_aside.jsonl", "index.html", "README.md")
 """Files that say when something was done, or that it was done twice."""
 _POLL_SECONDS = 0.02
 

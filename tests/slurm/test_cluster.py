@@ -181,37 +181,6 @@ def test_each_task_sees_the_gpu_it_asked_for() -> None:
         assert sorted(cluster.run("srun", *show).stdout.split()) == ["0", "1"]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("slurm_installed")
-@pytest.mark.parametrize("isolated", KINDS)
-def test_the_job_of_a_lost_node_starts_again(isolated: bool) -> None:
-    with started(Settings(isolated=isolated, slurmd_timeout=3)) as cluster:
-        tasks = "srun bash -c 'echo here; exec sleep 600'"
-        script = f'[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] || exit 0; {tasks}'
-        job = cluster.sbatch("-N2", "--exclusive", "--requeue", "--wrap", script)
-        cluster.wait_until(job, lambda _: cluster.output(job).count("here") == 2)
-        lost = cluster.nodes_of(job)[-1]
-        cluster.kill_node(lost)
-        ended = cluster.wait(job, timeout=90)
-        assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), cluster.report(ended)
-        assert lost not in cluster.nodes_of(job)
-        assert cluster.troubled_nodes() == {cluster.nodes[lost]}
-        cluster.start_node(lost)
-        assert cluster.troubled_nodes() == set()
-        cluster.run("srun", "-N3", "true")
-
-
-@pytest.mark.slow
-def test_an_urgent_job_takes_the_nodes_of_a_preemptible_one(cluster: Cluster) -> None:
-    everything = ("-N3", "--exclusive")
-    job = cluster.sbatch("-p", "preempt", "--requeue", *everything, "--wrap", FOREVER)
-    cluster.wait(job, "RUNNING")
-    urgent = cluster.sbatch("-p", "urgent", *everything, "--wrap", "true")
-    assert cluster.wait(urgent, timeout=90)["JobState"] == "COMPLETED"
-    again = cluster.wait_until(job, lambda found: found["JobState"] == "RUNNING", timeout=90)
-    assert again["Restarts"] == "1"
-
-
 def _await(is_reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not is_reached():

@@ -74,6 +74,12 @@ def test_sbatch_takes_the_scripts_by_hand(
 def test_a_wrong_option_is_refused(large_cluster: Cluster, checkout: Path) -> None:
     """So that the answers above mean something."""
     script = checkout / "slurm" / "gpu.sbatch"
-    for wrong in ("--gpus-per-node=9", "--partition=no", "--constraint=no", "--dependency=after:x"):
+    for wrong in (
+        "--gpus-per-node=9",
+        "--gpus-per-node=h100:1",
+        "--partition=no",
+        "--constraint=no",
+        "--dependency=after:x",
+    ):
         refused = large_cluster.run("sbatch", "--test-only", wrong, script, "fetch", check=False)
         assert refused.returncode != 0, wrong

@@ -1,7 +1,8 @@
 """Runs that lose time, ranks, nodes and space on a real Slurm, and end as if nothing had been.
 
-Each starts from what a run on this host alone had made before the stage that is disturbed. For every fault
-the updates done twice and the seconds from the fault to the first new update or shard are printed.
+All but the first start from what a run on this host alone had made before the stage that is disturbed. For
+every fault the updates done twice and the seconds from it to the first new update or shard are printed,
+where pytest runs without workers (-n 0).
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ from tests.slurm.cluster import Cluster, Job, Settings
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.cluster,
     pytest.mark.e2e,
     pytest.mark.distributed,
     pytest.mark.timeout(900),
 ]
 
-PATIENT = Settings(kill_wait=20, slurmd_timeout=5)
-"""Time to save after TERM, as clusters give it; a lost node is noticed soon."""
+PATIENT = Settings(
+    kill_wait=20,
+    slurmd_timeout=5,
+    extra="PartitionName=cancel Nodes=ALL DefaultTime=60 PriorityTier=1 PreemptMode=CANCEL",
+)
+"""Time to save after TERM, as clusters give it; a lost node is noticed soon.
+
+What is preempted in partition `cancel` gets TERM, and KILL after KillWait, and is not queued again by Slurm.
+"""
 OTHER_RANKS = 2e-5
 """By how much losses may differ with another number of ranks, nats per target token."""
 LATE = """#!/bin/bash
@@ -45,6 +52,11 @@ PYTHON "$@"
 code=$?
 sleep 3
 exit $code
+"""
+SLOW_TO_START = """#!/bin/bash
+# As where a container has to be unpacked first.
+case $2 in stages.rank) >>'BEGUN'; sleep 5;; esac
+exec 'PYTHON' "$@"
 """
 Undisturbed = Callable[[], Path]
 
@@ -118,10 +130,9 @@ def disturb_training(
 
 
 def as_undisturbed(cluster: Cluster, run_dir: Path, undisturbed: Undisturbed) -> None:
-    """Wait for the exported model and compare; what follows depends on its bytes alone."""
-    runs.finish(cluster, run_dir, "export")
-    stages = ("finetune", "export")
-    assert runs.made(run_dir, *stages) == runs.made(undisturbed(), *stages)
+    """Wait for the trained weights and compare; what follows depends on their bytes alone."""
+    runs.finish(cluster, run_dir, "finetune")
+    assert runs.made(run_dir, "finetune") == runs.made(undisturbed(), "finetune")
     assert losses(run_dir) == losses(undisturbed())
 
 
@@ -146,27 +157,59 @@ def kill_rank(cluster: Cluster, run_dir: Path, job: str, rank: int) -> None:
     cluster.run(*step, "kill", "-KILL", pid)
 
 
-def test_training_is_signalled_requeued_and_preempted(
+def wrapper(path: Path, text: str) -> Path:
+    """Write an interpreter; no blank in its path, or Slurm's proctrack/linuxproc loses sight of it."""
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def take_all_nodes(cluster: Cluster) -> None:
+    """Preempt what runs in partitions where that is allowed."""
+    cluster.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1")
+
+
+def disturb_generation(cluster: Cluster, run_dir: Path, tell: Tell) -> None:
+    """Signal the job of generate, and later take one of its nodes away; it is queued again each time."""
+    job = runs.jobs(run_dir)["generate"]
+
+    def shards() -> int:
+        return len(list(run_dir.glob("generate.partial/shards-*/?????.jsonl")))
+
+    def is_further(than: int) -> Callable[[], bool]:
+        return lambda: shards() > than or (run_dir / "generate").is_dir()
+
+    faults: dict[str, Callable[[], object]] = {
+        "signal before the time limit in generation": lambda: cluster.signal(job, "USR2"),
+        "a node is lost in generation": lambda: cluster.kill_node(cluster.nodes_of(job)[-1]),
+    }
+    done = 0
+    for count, (name, fault) in enumerate(faults.items(), start=1):
+        runs.wait_for(cluster, job, is_further(done))
+        started = time.monotonic()
+        fault()
+        cluster.wait_until(job, has_restarted(count), timeout=120)
+        assert not (run_dir / "generate").is_dir(), "the moment was missed"
+        done = shards()
+        runs.wait_for(cluster, job, is_further(done), may_end=True)
+        tell(name, time.monotonic() - started)
+
+
+def test_a_whole_run_loses_time_in_training_and_time_and_a_node_in_generation(
     patient: Cluster, reference: Undisturbed, tmp_path: Path, tell: Tell
 ) -> None:
     """Where there is time to save, no update is lost; nor does it matter how late a rank leaves."""
-    run_dir = runs.before("finetune", reference(), tmp_path / "run")
-    late = tmp_path / "late"  # no blank: Slurm's proctrack/linuxproc loses sight of such processes
-    late.write_text(LATE.replace("PYTHON", f"'{sys.executable}'"), encoding="utf-8")
-    late.chmod(0o755)
+    run_dir = tmp_path / "run"
+    late = wrapper(tmp_path / "late", LATE.replace("PYTHON", f"'{sys.executable}'"))
     options = ("--partition", "preempt", "--python", str(late))
     runs.submit(patient, run_dir, *runs.TWO_BY_TWO, *options)
-
-    def urgent(_: str) -> None:
-        patient.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1")
-
     faults: dict[str, tuple[int, Callable[[str], object]]] = {
         "signal before the time limit, a rank leaves late": (
             6,
             lambda j: patient.signal(j, "USR2"),
         ),
         "scontrol requeue": (14, lambda job: patient.run("scontrol", "requeue", job)),
-        "preemption by a higher partition": (22, urgent),
+        "preemption by a higher partition": (22, lambda _: take_all_nodes(patient)),
     }
     for count, (name, (at, fault)) in enumerate(faults.items(), start=1):
         seconds, lost = disturb_training(patient, run_dir, at, fault)
@@ -177,6 +220,39 @@ def test_training_is_signalled_requeued_and_preempted(
     codes = [verdict["code"] for verdict in ledger.verdicts(RunDir(run_dir))]
     assert codes == [75, 75, 75]
     as_undisturbed(patient, run_dir, reference)
+    disturb_generation(patient, run_dir, tell)
+    runs.finish(patient, run_dir)
+    assert runs.made(run_dir) == runs.made(reference())
+
+
+def test_a_job_that_slurm_preempts_by_cancelling_it_is_queued_again(
+    patient: Cluster, reference: Undisturbed, tmp_path: Path, tell: Tell
+) -> None:
+    run_dir = runs.before("finetune", reference(), tmp_path / "run")
+    runs.submit(patient, run_dir, *runs.TWO_BY_TWO, "--partition", "cancel")
+    seconds, lost = disturb_training(patient, run_dir, 6, lambda _: take_all_nodes(patient))
+    tell("preemption by cancelling", seconds, lost)
+    assert lost == 0
+    job = runs.jobs(run_dir)["finetune"]
+    assert has_restarted(1)(patient.job(job)), patient.output(job)
+    runs.sumpipe(patient, "cancel", run_dir)  # after a preemption this is not taken for another one
+    ended = patient.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "1"), patient.report(ended)
+
+
+def test_a_task_that_is_signalled_before_python_listens_has_not_failed(
+    patient: Cluster, reference: Undisturbed, tmp_path: Path
+) -> None:
+    run_dir = runs.before("report", reference(), tmp_path / "run")
+    begun = tmp_path / "begun"
+    slow = SLOW_TO_START.replace("PYTHON", sys.executable).replace("BEGUN", str(begun))
+    runs.submit(patient, run_dir, "--python", str(wrapper(tmp_path / "slow", slow)))
+    job = runs.jobs(run_dir)["report"]
+    runs.wait_for(patient, job, begun.exists)
+    patient.signal(job, "USR2")
+    patient.signal(job, "TERM")
+    ended = patient.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), patient.report(ended)
 
 
 def test_one_launcher_per_node_gives_the_same_bytes(
@@ -233,7 +309,7 @@ def test_a_lost_node_in_training_is_done_without(
     )
     tell("a node is lost in training, submitted again with half the ranks", seconds, lost)
     assert lost <= runs.CHECKPOINT_EVERY
-    runs.finish(patient, run_dir)
+    runs.finish(patient, run_dir, "generate")
     assert rows(run_dir) == rows(reference())
     pairs = zip(losses(run_dir), losses(reference()), strict=True)
     assert max(abs(mine - other) for mine, other in pairs) <= OTHER_RANKS
@@ -259,37 +335,6 @@ def test_ranks_that_lose_their_peers_before_slurm_misses_the_node_are_no_failure
         assert verdict["code"] == 75
         assert f"no answer of {cluster.nodes[1]}" in verdict["reason"]
         as_undisturbed(cluster, run_dir, reference)
-
-
-def test_generation_is_signalled_and_loses_a_node(
-    patient: Cluster, reference: Undisturbed, tmp_path: Path, tell: Tell
-) -> None:
-    run_dir = runs.before("generate", reference(), tmp_path / "run")
-    runs.submit(patient, run_dir)
-    job = runs.jobs(run_dir)["generate"]
-
-    def shards() -> int:
-        return len(list(run_dir.glob("generate.partial/shards-*/?????.jsonl")))
-
-    def is_further(than: int) -> Callable[[], bool]:
-        return lambda: shards() > than or (run_dir / "generate").is_dir()
-
-    faults: dict[str, Callable[[], object]] = {
-        "signal before the time limit in generation": lambda: patient.signal(job, "USR2"),
-        "a node is lost in generation": lambda: patient.kill_node(patient.nodes_of(job)[-1]),
-    }
-    done = 0
-    for count, (name, fault) in enumerate(faults.items(), start=1):
-        runs.wait_for(patient, job, is_further(done))
-        started = time.monotonic()
-        fault()
-        patient.wait_until(job, has_restarted(count), timeout=120)
-        assert not (run_dir / "generate").is_dir(), "the moment was missed"
-        done = shards()
-        runs.wait_for(patient, job, is_further(done), may_end=True)
-        tell(name, time.monotonic() - started)
-    runs.finish(patient, run_dir)
-    assert runs.made(run_dir) == runs.made(reference())
 
 
 @pytest.fixture

@@ -17,7 +17,15 @@ from stages.graph import STAGES
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("pipeline", "stages")
-SHARED_BY_STAGES = ("stages.decoding", "stages.normalize", "stages.schema", "stages.tokens")
+SHARED_BY_STAGES = (
+    "stages.decoding",
+    "stages.hub_calls",
+    "stages.intervals",
+    "stages.normalize",
+    "stages.schema",
+    "stages.text_rules",
+    "stages.tokens",
+)
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 NOT_PACKAGED = {"tests", "benchmarks"}
 

@@ -142,3 +142,12 @@ def test_every_step_of_the_gpu_script_names_a_file_that_is_there() -> None:
     gpu = module("gpu")
     for step in (*gpu.gpu_steps("data"), *gpu.tiny_steps("data")):
         assert step.arguments[0] == "-m" or Path(step.arguments[0]).is_file()
+
+
+def test_a_busy_machine_is_told_and_no_ratio_is_made_of_noise() -> None:
+    bench = module("bench_rouge")
+    assert bench.faster(4.0, 2.0) == "2.00"
+    assert "too few pairs" in bench.faster(4.0, -0.1) == bench.faster(-4.0, 2.0)
+    assert bench.load_note(0.99, 1.9) == []
+    for cores in ((0.6, 1.9), (0.99, 0.9)):
+        assert "other work" in bench.load_note(*cores)[-1]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import sys
+import tempfile
 import threading
 import time
 from collections import namedtuple
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import JSON
-from pipeline.doctor import software
+from pipeline.distributed.world import World
+from pipeline.doctor import group, software
 from pipeline.doctor.binding import Task, judge_binding
 from pipeline.doctor.clocks import FAIL_SECONDS, WARN_SECONDS, judge_clocks
 from pipeline.doctor.finding import (
@@ -21,12 +26,21 @@ from pipeline.doctor.finding import (
     guarded,
     merged,
     ok,
+    ranks_text,
     told,
     within,
 )
-from pipeline.doctor.group import judge_group
+from pipeline.doctor.group import judge_group, try_out
 from pipeline.doctor.limits import Limits, judge_limits, limits_here
-from pipeline.doctor.room import Mount, Room, judge_room, mount_of, quota_left, room_at
+from pipeline.doctor.room import (
+    Mount,
+    Room,
+    judge_room,
+    judge_temporary,
+    mount_of,
+    quota_left,
+    room_at,
+)
 from pipeline.doctor.shared_files import Steps, judge_files
 from pipeline.doctor.software import (
     Gpus,
@@ -42,6 +56,7 @@ from pipeline.doctor.software import (
     required,
 )
 from pipeline.errors import ConfigError
+from pipeline.provenance import git_state
 
 WANTED = Required(
     ">=3.11", dict.fromkeys(["torch", "deepspeed", "transformers", "datasets"], ">=2,<6")
@@ -78,6 +93,19 @@ def test_findings_of_a_check_stay_together() -> None:
     assert [finding.check for finding in found] == ["python", "python", "torch"]
 
 
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [
+        ([3], "rank 3"),
+        ([1, 0], "rank 0, 1"),
+        ([0, 2, 3, 4, 7, 8], "rank 0, 2-4, 7, 8"),
+        (range(512), "rank 0-511"),
+    ],
+)
+def test_many_ranks_are_named_in_few_words(ranks: Iterable[int], text: str) -> None:
+    assert ranks_text(ranks) == text
+
+
 def test_a_check_that_hangs_is_cut() -> None:
     started = time.monotonic()
     (found,) = guarded("files", 0.1, lambda: [ok("files", str(threading.Event().wait(20)))])
@@ -109,6 +137,7 @@ def test_errors_for_users_keep_their_words() -> None:
 
 def test_the_requirements_are_those_of_the_project() -> None:
     wanted = required()
+    assert installed([]).commit == git_state()["commit"]
     assert wanted.python.startswith(">=3.")
     assert {"torch", "deepspeed", "transformers", "rouge-score"} <= wanted.packages.keys()
     found = list(judge_software(installed(list(wanted.packages)), wanted))
@@ -153,6 +182,14 @@ def test_tasks_with_other_versions_are_named() -> None:
     (found,) = judge_sameness({0: FOUND, 1: other, 2: FOUND})
     assert found.level is Level.FAILURE
     assert "torch differs: 5.1+cpu on rank 0, 2; 5.2 on rank 1" in found.text
+
+
+def test_tasks_with_other_commits_are_named() -> None:
+    mine, other = FOUND._replace(commit="a" * 40), FOUND._replace(commit="b" * 40)
+    assert list(judge_sameness({0: mine, 1: mine, 2: FOUND})) == []  # git is not everywhere
+    (found,) = judge_sameness({0: mine, 1: other, 2: mine})
+    assert found.level is Level.FAILURE
+    assert "commit differs: aaaaaaaaaaaa on rank 0, 2; bbbbbbbbbbbb on rank 1" in found.text
 
 
 def trial(cuda: str | None = None, gpus: int = 0, **more: object) -> JSON:
@@ -363,12 +400,36 @@ def test_the_limits_of_this_machine_can_be_read() -> None:
         (1000, 100, 101, "failure"),
         (100, 1000, 101, "failure"),
         (1000, 500, 100, "ok"),
+        (100, math.inf, 50, "ok"),
+        (100, math.inf, 101, "failure"),
     ],
 )
 def test_room_against_the_forecast(
-    free: int, quota: int | None, needed: int | None, level: str
+    free: int, quota: float | None, needed: int | None, level: str
 ) -> None:
     assert judge_room(Room(Path("/x"), free, quota), needed).level == level
+
+
+def test_no_quota_is_not_a_quota_that_is_not_known() -> None:
+    texts = [
+        judge_room(Room(Path("/x"), 10**9, quota), None).text for quota in (None, math.inf, 2e9)
+    ]
+    assert texts == [
+        "1 GB free, quota not known at /x",
+        "1 GB free, no quota at /x",
+        "1 GB free, 2 GB of the quota left at /x",
+    ]
+
+
+def test_temporary_files_that_cannot_be_written_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judge_temporary().level is Level.OK
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/disk")
+    found = judge_temporary()
+    assert (found.level, found.text) == (
+        Level.FAILURE,
+        "/no/such/disk: No such file or directory",
+    )
+    assert "TMPDIR" in found.fix
 
 
 def test_room_is_measured_above_a_folder_to_be_made(tmp_path: Path) -> None:
@@ -383,22 +444,33 @@ server:/export/home  900*  800    1000       0      10       0       0       0
       /dev/sdb1    5000       0       0       0      10       0       0       0
 """
 LUSTRE = "     /lustre  4096       0   10240       -       3       0       0       -\n"
+WRAPPED = """/lustre/scratch/project
+                   4096*      0   10240       -       3       0       0       -
+/lustre/scratch/other
+                 [1024]       0       0       -       3       0       0       -
+"""
 
 
 @pytest.mark.parametrize(
     ("text", "names", "left"),
     [
         (QUOTA, ["server:/export/home", "/home"], 100 * 1024),
-        (QUOTA, ["/dev/sdb1"], None),
+        (QUOTA, ["/dev/sdb1"], math.inf),
         (QUOTA, ["/dev/sdc1"], None),
         (QUOTA.replace("1000 ", "0 "), ["server:/export/home"], 0),
         (LUSTRE, ["/lustre"], 6144 * 1024),
+        (WRAPPED, ["/lustre/scratch/project"], 6144 * 1024),
+        (WRAPPED, ["/lustre/scratch/other"], math.inf),
+        (WRAPPED, ["/lustre/scratch"], None),
         ("quota: no such file\n", ["/home"], None),
         ("", ["/home"], None),
     ],
-    ids=["nfs", "no limit", "elsewhere", "over the soft limit", "lustre", "words", "silence"],
+    ids=[
+        *("nfs", "no limit", "elsewhere", "over the soft limit", "lustre", "lustre, long name"),
+        *("lustre, no limit", "lustre, elsewhere", "words", "silence"),
+    ],
 )
-def test_what_is_left_of_a_quota(text: str, names: list[str], left: int | None) -> None:
+def test_what_is_left_of_a_quota(text: str, names: list[str], left: float | None) -> None:
     assert quota_left(text, names) == left
 
 
@@ -437,29 +509,80 @@ def test_a_wrong_sum_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "text"),
+    ("answers", "text", "fix"),
     [
-        ({0: trial(ended="x"), 1: {"ended": "no torch"}}, "rank 1 could not use torch: no torch"),
-        ({0: trial(ended="x"), 1: trial(ended="x")}, "rank 0, 1 did not join the group: x"),
-        ({0: reduced(2), 1: trial(group={}, ended="cut")}, "rank 1 did not finish the sum: cut"),
+        ({0: trial(ended="x"), 1: {"ended": "no torch"}}, "rank 1 could not use torch: no torch",
+         "said of torch"),
+        ({0: trial(ended="x"), 1: {"torch": {}, "ended": "cut"}},
+         "rank 1 did not finish to import DeepSpeed: cut", "said of deepspeed"),
+        ({0: trial(ended="x"), 1: trial(ended="x")}, "rank 0, 1 did not join the group: x",
+         "SOCKET_IFNAME"),
+        ({0: reduced(2), 1: trial(group={}, ended="cut")}, "rank 1 did not finish the sum: cut",
+         "SOCKET_IFNAME"),
     ],
 )  # fmt: skip
-def test_the_rank_that_came_least_far_is_named(answers: dict[int, JSON], text: str) -> None:
+def test_the_rank_that_came_least_far_is_named_with_advice_that_fits(
+    answers: dict[int, JSON], text: str, fix: str
+) -> None:
     (found,) = judge_group(answers)
     assert (found.level, found.text) == (Level.FAILURE, text)
-    assert "SOCKET_IFNAME" in found.fix
+    assert fix in found.fix
+
+
+def test_a_trial_that_cannot_be_started_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    answers = try_out(World(), 1, with_group=False)
+    assert answers == {"ended": "no process could be started (No such file or directory)"}
+
+
+TALK = """
+import os, sys, time
+print(sys.argv[-1] + '{"torch": 1}', flush=True)
+print("half a line", end="", flush=True)
+print("\\n" + sys.argv[-1] + '{"torch": 1, "deepspeed": 2}', flush=True)
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("", ""),
+        ("raise ValueError('no')", "ValueError: no"),
+        ("os.kill(os.getpid(), 9)", "half a line (killed by signal 9)"),
+        ("time.sleep(60)", "no end within 2 s"),
+        ("os.fork() or time.sleep(60)", "no end within 2 s"),
+    ],
+    ids=["well", "an error", "killed", "hangs", "leaves a child"],
+)
+def test_what_a_trial_said_is_kept_however_it_ends(
+    end: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    talk = TALK.replace("END", end)
+    program.write_text(f"#!{sys.executable}\n{talk}", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(group, "IMPORT_SECONDS", 2 if "60" in end else 60)
+    found = try_out(World(), 0, with_group=False)
+    assert found == {"torch": 1, "deepspeed": 2, "ended": told}
 
 
 def steps(**changed: dict[int, JSON]) -> Steps:
     seen = {rank: {"seconds": 0.1} for rank in range(2)}
     halves = (range(0, 16, 2), range(1, 16, 2))
-    contend = {rank: {"won": [*halves[rank]], "bytes_per_second": 1e9} for rank in range(2)}
+    contend = {
+        rank: {"host": f"n{rank}", "won": [*halves[rank]], "bytes_per_second": 1e9}
+        for rank in range(2)
+    }
     done: dict[int, JSON] = {rank: {} for rank in range(2)}
     return Steps(seen, contend, seen, done, seen)._replace(**changed)
 
 
 def test_files_that_are_shared_are_fine() -> None:
-    assert levels(judge_files(steps(), 2, Path("/run"))) == ["ok"]
+    (found,) = judge_files(steps(), 2, Path("/run"))
+    assert found.level is Level.OK
+    assert "O_EXCL and rename hold over 2 host(s)" in found.text
 
 
 def test_the_first_step_that_fails_explains_the_others() -> None:
@@ -490,6 +613,7 @@ def test_files_that_are_seen_late_or_written_slowly() -> None:
     late = {0: {"seconds": 3.0}, 1: {"seconds": 0.0}}
     (found,) = judge_files(steps(reread=late), 2, Path("/run"))
     assert (found.level, "seen within 3.00 s" in found.text) == (Level.WARNING, True)
-    slow = {rank: {**answer, "bytes_per_second": 5e6} for rank, answer in steps().contend.items()}
-    (found,) = judge_files(steps(contend=slow), 2, Path("/run"))
-    assert (found.level, "5 MB/s" in found.text) == (Level.WARNING, True)
+    for speed, level in ((9e6, Level.WARNING), (11e6, Level.OK)):  # two of them write at once
+        contend = {r: {**said, "bytes_per_second": speed} for r, said in steps().contend.items()}
+        (found,) = judge_files(steps(contend=contend), 2, Path("/run"))
+        assert (found.level, f"{speed / 1e6:g} MB/s" in found.text) == (level, True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.config import JSON
@@ -64,7 +68,8 @@ def findings(done: Done, *levels: str) -> dict[str, str]:
 
 @pytest.mark.distributed
 def test_three_healthy_tasks(tmp_path: Path) -> None:
-    done = by_hand([doctor(TINY, "--run-dir", tmp_path / "run")] * 3)
+    three_lanes = ("--set", "finetune.batch.lanes=3")
+    done = by_hand([doctor(TINY, *three_lanes, "--run-dir", tmp_path / "run")] * 3)
     assert [task.returncode for task in done] == [0, 0, 0], done
     assert [task.stdout for task in done[1:]] == ["", ""]
     assert findings(done[0], "failure") == {}
@@ -72,7 +77,7 @@ def test_three_healthy_tasks(tmp_path: Path) -> None:
     assert told["rendezvous"].startswith("3 task(s) met at 127.0.0.1 port")
     assert told["all-reduce"].startswith("3 task(s) over ")
     assert "GB/s a task" in told["all-reduce"]
-    assert "same bytes, O_EXCL and rename hold" in told["shared files"]
+    assert "same bytes, O_EXCL and rename hold over 1 host(s)" in told["shared files"]
     assert [task["rank"] for task in json.loads(done[0].stdout)["tasks"]] == [0, 1, 2]
     assert list(tmp_path.iterdir()) == []
 
@@ -82,7 +87,7 @@ def test_three_healthy_tasks(tmp_path: Path) -> None:
 def test_an_unreachable_master_is_named_by_all_tasks() -> None:
     brief = {"SUMPIPE_TIMEOUT_SECONDS": "2"}
     done = by_hand([doctor()] * 2, env={0: brief, 1: brief}, address="no-such-host.invalid")
-    assert [task.returncode for task in done] == [1, 1]
+    assert [task.returncode for task in done] == [1, 0]  # rank 0's report has the code
     assert list(findings(done[0], "failure")) == ["rendezvous"]
     assert "MASTER_ADDR no-such-host.invalid" in findings(done[0], "failure")["rendezvous"]
     assert "MASTER_ADDR no-such-host.invalid" in done[1].stderr
@@ -149,3 +154,25 @@ def test_a_run_directory_that_cannot_be_written(
     assert done.returncode == 1
     assert text in found["text"]
     assert fix in found["fix"]
+
+
+def test_a_doctor_that_is_ended_leaves_neither_processes_nor_folders(tmp_path: Path) -> None:
+    """While its trial of torch runs, which it started in a session of its own."""
+    command = doctor("--run-dir", tmp_path / "run")
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment(), stdout=subprocess.PIPE) as task:
+        child = trial_of(task.pid)
+        task.send_signal(signal.SIGTERM)
+        assert task.wait(20) == 128 + signal.SIGTERM
+        assert not psutil.pid_exists(child.pid)
+    assert list(tmp_path.iterdir()) == []
+
+
+def trial_of(pid: int) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "pipeline.distributed.trial" in child.cmdline():
+                    return child
+        time.sleep(0.01)
+    raise AssertionError("torch is not tried")

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import pytest
 
+from pipeline.config import JSON
 from pipeline.distributed.world import World, free_port
 from pipeline.doctor import shared_files
+from pipeline.doctor.clocks import judge_clocks
 from pipeline.doctor.finding import Finding, Level
 from pipeline.doctor.meeting import Meeting, meet
 from pipeline.errors import LaunchError
@@ -56,6 +58,28 @@ def test_all_learn_what_all_say(size: int) -> None:
     assert together(worlds(size), twice) == [[ranks, doubles, {}]] * size
 
 
+def test_what_is_collected_goes_to_the_first_alone() -> None:
+    def once(world: World, meeting: Meeting) -> list[JSON | None]:
+        return meeting.collect("a", {"rank": world.rank}, SECONDS)
+
+    told = [{"rank": rank} for rank in range(3)]
+    assert together(worlds(3), once) == [told, [{}] * 3, [{}] * 3]
+
+
+@pytest.mark.timeout(60)
+def test_many_tasks_read_their_clocks_at_the_same_moment() -> None:
+    """However much they have to say of themselves before."""
+    size, facts = 512, {"findings": ["x" * 20_000]}
+
+    def read(_: World, meeting: Meeting) -> float:
+        meeting.collect("the start", facts, SECONDS)
+        meeting.collect("the clocks", {}, SECONDS)
+        return time.time()
+
+    times = together(worlds(size), read)
+    assert judge_clocks(dict(enumerate(times))).level is Level.OK, max(times) - min(times)
+
+
 def test_the_port_can_be_listened_at_while_they_talk() -> None:
     """As torch does for the all-reduce, at the very address that was tried."""
 
@@ -80,7 +104,7 @@ def test_who_does_not_come_is_named_and_not_waited_for_for_ever() -> None:
     with in_background(other) as answer:
         started = time.monotonic()
         with meet(first, first.master_port, 1.0) as meeting:
-            assert meeting.lost == {2: "the start"}
+            assert meeting.lost == {2: ("the start", 1.0)}
             assert meeting.gather("a", {"here": 0}, SECONDS) == [{"here": 0}, {"here": 1}, None]
         assert time.monotonic() - started < SECONDS / 2
         assert answer.result(SECONDS) == [{"here": 0}, {"here": 1}, None]
@@ -104,7 +128,7 @@ def test_who_falls_silent_is_named_and_told() -> None:
         with meet(first, first.master_port, SECONDS) as meeting:
             meeting.gather("a", {}, SECONDS)
             assert meeting.gather("b", {"x": 1}, 0.3) == [{"x": 1}, None]
-            assert meeting.lost == {1: "b"}
+            assert meeting.lost == {1: ("b", 0.3)}
             assert meeting.gather("c", {"x": 2}, SECONDS) == [{"x": 2}, None]
             is_over.set()
         assert answer.result(SECONDS) == "told"
@@ -217,9 +241,9 @@ def test_folders_that_are_not_the_same_are_told(tmp_path: Path) -> None:
 def test_bytes_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = shared_files._make
 
-    def corrupt(run_dir: Path) -> dict[str, object]:
-        answer = made(run_dir)
-        (run_dir / answer["folder"] / "beacon").write_bytes(b"other")
+    def corrupt(folder: Path, parents: list[Path]) -> JSON:
+        answer = made(folder, parents)
+        (folder / "beacon").write_bytes(b"other")
         return answer
 
     monkeypatch.setattr(shared_files, "_make", corrupt)
@@ -264,3 +288,50 @@ def test_what_a_killed_doctor_left_is_swept(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     examined([tmp_path])
     assert [path.name for path in tmp_path.iterdir()] == [".doctor-new"]
+
+
+def test_two_doctors_may_sweep_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / ".doctor-gone"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([gone]))
+    (found,) = examined([tmp_path])
+    assert found.level is not Level.FAILURE, found
+
+
+@pytest.mark.parametrize("failing", ["mkdir", "write"])
+def test_folders_above_go_when_ours_cannot_be_made(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+
+    def full(path: Path, *arguments: int, **options: bool) -> None:
+        if path.name.startswith(".doctor-") and path.parent.is_dir():
+            raise OSError(28, "No space left on device", str(path))
+        make(path, *arguments, **options)
+
+    def write(path: Path, _: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    if failing == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", full)
+    else:
+        monkeypatch.setattr(shared_files, "write_atomic", write)
+    (found,) = examined([tmp_path / "new" / "run"])
+    assert found.level is Level.FAILURE
+    assert "No space left" in found.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_doctor_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    """As TERM ends it, wherever it is (see command.py)."""
+    (world,) = worlds(1)
+    for step in ("shared files: make", "shared files: read"):
+
+        class Ended(Meeting):
+            def gather(self, name: str, value: JSON, seconds: float) -> list[JSON | None]:
+                if name == step:  # noqa: B023 - used in this round alone
+                    raise SystemExit(143)
+                return super().gather(name, value, seconds)
+
+        with pytest.raises(SystemExit):
+            shared_files.examine_files(tmp_path / "new", world, Ended(world, {}, 0))
+        assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,7 @@ def squares(folder: Path) -> str:
 
 
 def test_helpers_share_the_shards_also_when_one_is_killed_and_one_is_stopped(folder: Path) -> None:
-    holder = run(folder)
+    holder = run(folder, "--set", "s.seconds=1.5")  # so that each finds something left to do
     wait_until((folder / "run" / "recipe.yaml").exists)
     helpers = [join(folder) for _ in range(3)]
     wait_until(lambda: all(done_by(folder, helper) for helper in helpers))
@@ -99,9 +99,9 @@ def test_a_helper_of_work_that_is_made_anew_otherwise_ends(folder: Path) -> None
 def rank(folder: Path, number: int, size: int) -> subprocess.Popen[str]:
     """A task of a scheduler's."""
     place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NTASKS": str(size)}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29998", "SLURM_JOB_ID": "17"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29998"}
     arguments = ("sharing", "rank", "s", "--run-dir", folder / "run")
-    return start(*arguments, **place, **meeting)
+    return start(*arguments, **place, **meeting, SLURM_JOB_ID="17", SLURM_STEP_ID="0")
 
 
 def test_a_preempted_first_task_leaves_when_the_others_have_finished_theirs(folder: Path) -> None:
@@ -134,6 +134,19 @@ def test_a_helper_of_a_holder_that_died_before_it_wanted_help_gives_up(folder: P
     code, words = ended(helper)
     assert code == 1
     assert "nobody has worked here for 2 s" in words
+
+
+def test_a_helper_that_comes_while_a_holder_clears_up_waits_for_what_follows(folder: Path) -> None:
+    holder = run(folder)
+    wait_until(lambda: list((folder / "run").glob("s.partial/shards-*/*.begun.*")))
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    (conditions,) = folder.glob("run/**/conditions.json")
+    conditions.unlink()
+    code, words = ended(start("sharing", "join", folder / "run", "s", SUMPIPE_TIMEOUT_SECONDS="2"))
+    assert code == 1
+    assert "nobody has worked here for 2 s" in words
+    assert "Traceback" not in words
 
 
 def test_a_helper_with_other_threads_is_refused(folder: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from pipeline import lease
 from pipeline.artifact import RunDir
 from pipeline.errors import EXIT_FAILED, RunDirInUse
+from pipeline.files import read_json, write_json
 from tests.fakes.toy_stages import start, wait_until
 
 HOLDER = """
@@ -114,6 +115,32 @@ def test_a_dead_holder_on_another_host_is_replaced_after_the_lease(
             return
         time.sleep(0.4)
     pytest.fail("a silent holder on another host is never replaced")
+
+
+def test_a_dead_holder_in_another_container_is_replaced_after_the_lease(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, on this host, its pid was that of a process which lives here."""
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
+    with other_process(run_dir, host=f"{socket.gethostname()}?pidns-f0000abc", seconds=0.3) as pid:
+        os.kill(pid, signal.SIGKILL)
+    left = read_json(run_dir.holder)
+    assert left["pid_namespace"] == Path("/proc/self/ns/pid").stat().st_ino
+    there = {**left, "host": socket.gethostname(), "pid": os.getpid(), "pid_namespace": 0xF0000ABC}
+    write_json(run_dir.holder, there)
+    with lease.hold(run_dir, None) as token:
+        lease.require(run_dir, token)
+
+
+def test_a_holder_that_named_no_container_is_taken_to_be_in_this_one(run_dir: RunDir) -> None:
+    with other_process(run_dir) as pid:
+        left = read_json(run_dir.holder)
+        del left["pid_namespace"]  # as earlier versions wrote it
+        write_json(run_dir.holder, left)
+        started = time.monotonic()
+        with pytest.raises(RunDirInUse, match=f"pid {pid}"), lease.hold(run_dir, None):
+            pass
+        assert time.monotonic() - started < 5
 
 
 def test_a_living_holder_on_another_host_is_not_replaced(

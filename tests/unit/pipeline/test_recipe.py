@@ -96,7 +96,7 @@ def test_every_value_has_its_source() -> None:
     assert recipe.sources["finetune.optimizer.lr"] == "--set"
     assert recipe.sources["finetune.optimizer.betas"].startswith("[ours]")
     assert recipe.sources["name"] == "demo.yaml"
-    assert recipe.sources["score.stemmer"] == "default"
+    assert recipe.sources["score.sentences"] == "default"
     assert yaml.safe_load(text)["sources"] == recipe.sources
 
 

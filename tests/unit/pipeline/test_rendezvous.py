@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.launching import CHECKOUT
 TASK = {
     "SLURM_JOB_ID": "4711",
     "SLURM_RESTART_COUNT": "2",
+    "SLURM_STEP_ID": "0",
     "SLURM_STEP_NODELIST": "gpu[07-09]",
     "SLURM_JOB_NODELIST": "cpu1",
     "SLURM_PROCID": "3",
@@ -53,12 +56,13 @@ def test_tasks_of_a_plain_srun_meet_at_the_first_node(monkeypatch: pytest.Monkey
         ({"MASTER_ADDR": "a", "MASTER_PORT": "5"}, World(3, 6, 1, "a", 5)),
         ({"MASTER_ADDR": "a"}, World(3, 6, 1, "a", PORT)),
         ({"SUMPIPE_MASTER_ADDR": "10.0.0.1"}, World(3, 6, 1, "10.0.0.1", PORT)),
+        ({"SUMPIPE_MASTER_ADDR": "ib.%h.x"}, World(3, 6, 1, "ib.gpu07.x", PORT)),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "5"},
             World(0, 2, 0, "a", 5),
         ),
     ],
-    ids=["both named", "address named", "another network", "a launcher inside"],
+    ids=["both named", "address named", "another network", "by the first node", "a launcher inside"],
 )  # fmt: skip
 def test_what_is_named_is_kept(
     more: dict[str, str], world: World, monkeypatch: pytest.MonkeyPatch
@@ -67,7 +71,13 @@ def test_what_is_named_is_kept(
     assert launch_world() == world
 
 
-@pytest.mark.parametrize("env", [{}, {**TASK, "SLURM_NTASKS": "1"}, {"SLURM_JOB_ID": "1"}])
+BATCH = {name: value for name, value in TASK.items() if not name.startswith("SLURM_STEP")}
+"""A batch script has these as well."""
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {**TASK, "SLURM_NTASKS": "1"}, {"SLURM_JOB_ID": "1"}, BATCH], ids=str
+)
 def test_one_task_is_alone(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, env)
     assert launch_world().size == 1
@@ -103,10 +113,24 @@ def test_a_child_is_the_same_rank_with_its_own_patience() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("1", True), ("true", True), ("On", True), ("0", False), ("", False)]
+    ("env", "expected"),
+    [
+        ({}, False),
+        ({"HF_HUB_OFFLINE": "1"}, True),
+        ({"HF_HUB_OFFLINE": "true"}, True),
+        ({"HF_HUB_OFFLINE": "On"}, True),
+        ({"HF_HUB_OFFLINE": "0"}, False),
+        ({"TRANSFORMERS_OFFLINE": "1"}, True),
+        ({"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": ""}, True),
+        ({"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "0"}, False),
+    ],
+    ids=str,
 )
 def test_offline_is_read_as_the_hub_library_does(
-    value: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    set_all(monkeypatch, env)
     assert is_offline() is expected
+    constants = Path(importlib.util.find_spec("huggingface_hub").origin).with_name("constants.py")  # type: ignore[union-attr,arg-type]
+    assert runpy.run_path(str(constants))["HF_HUB_OFFLINE"] is expected

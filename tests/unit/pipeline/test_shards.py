@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 
 import pipeline.shards
 from pipeline.claim import Claim
 from pipeline.errors import DataError, LaunchError, Preempted, WorkIsGone
 from pipeline.preemption import StopFlag
-from pipeline.shards import Shards, work_through
+from pipeline.shards import FileShards, Shards, work_through
 from tests.fakes.toy_stages import Complaining, Deadly, Squares, Unspeakable
 
 SHARDS = range(6)
@@ -31,6 +33,26 @@ def results(folder: Path) -> dict[str, str]:
 
 
 SQUARES = {f"{shard:03d}.txt": f"{shard * shard}\n" for shard in SHARDS}
+
+
+class Lines(FileShards):
+    """Shards that are files."""
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    work = Lines(tmp_path)
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        work.publishing(work.path(3)) as unfinished,
+    ):
+        unfinished.write_bytes(b"half")
+        with pa.OSFile("/dev/full", "wb") as file:
+            file.write(b"more")
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(work.path(3))
+    with pytest.raises(KeyError), work.publishing(work.path(3)) as unfinished:
+        unfinished.touch()
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
 
 
 def shards_of(work: Squares) -> Shards:

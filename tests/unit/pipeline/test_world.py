@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from pipeline.distributed.world import World, limit_threads, thread_count
+from pipeline.distributed.world import World, child_environment, limit_threads, thread_count
 from pipeline.errors import LaunchError
 
 TORCHRUN = {
@@ -16,6 +21,7 @@ TORCHRUN = {
     "OMP_NUM_THREADS": "1",
 }
 SRUN = {
+    "SLURM_STEP_ID": "0",
     "SLURM_PROCID": "3",
     "SLURM_NTASKS": "4",
     "SLURM_LOCALID": "1",
@@ -42,19 +48,26 @@ def test_each_launcher_gives_the_same_place(env: dict[str, str]) -> None:
 
 
 def test_a_launcher_inside_a_slurm_job_wins_over_the_job() -> None:
-    job = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    job = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
     assert World.from_env({**job, **TORCHRUN}) == HERE
 
 
 @pytest.mark.parametrize(
     "env",
     [
-        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"},
+        {**SRUN, "SLURM_NTASKS": "1"},
+        without("SLURM_STEP_ID", SRUN),
         {"SLURM_NTASKS": "8", "SLURM_JOB_ID": "17"},
         {"MASTER_ADDR": "host", "MASTER_PORT": "29500"},
         {"LOCAL_RANK": "0"},
     ],
-    ids=["one task", "shell of an allocation", "left rendezvous", "left local rank"],
+    ids=[
+        "one task",
+        "batch script without srun",
+        "shell of an allocation",
+        "left rendezvous",
+        "left local rank",
+    ],
 )
 def test_a_process_that_nobody_ranked_is_alone(env: dict[str, str]) -> None:
     assert World.from_env(env).size == 1
@@ -111,6 +124,26 @@ def test_exported_variables_read_back_as_the_same_world() -> None:
     HERE.export(env)
     assert World.from_env(env) == HERE
     assert env["UNRELATED"] == "stays"
+
+
+@pytest.mark.parametrize("package", ["pipeline", "stages"])
+def test_children_do_not_import_from_the_working_directory(package: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
+    (tmp_path / "word").write_text("mine", encoding="utf-8")
+    look = f"import {package}; print(open('word').read())"  # what is relative stays right
+    codes = {}
+    for env in (None, child_environment()):
+        done = subprocess.run(
+            [sys.executable, "-c", look], cwd=tmp_path, env=env, capture_output=True, check=False
+        )
+        codes[done.returncode] = done.stdout
+    assert codes == {9: b"", 0: b"mine\n"}
+
+
+def test_what_the_user_put_on_the_path_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    assert child_environment()["PYTHONPATH"].split(os.pathsep)[1:] == ["mine"]
 
 
 def test_export_reaches_the_environment_of_this_process() -> None:

@@ -1,28 +1,39 @@
-"""What doctor says of a recipe's own needs: rows, a model, nltk's data, room."""
+"""What doctor says of a recipe's own needs: rows, a model, what scoring needs, room."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pipeline.artifact import RunDir
 from pipeline.config import JSON, validate
 from pipeline.distributed.profile import find_profile
+from pipeline.distributed.world import free_port
+from pipeline.doctor import command as doctor_command
 from pipeline.doctor import examination
 from pipeline.doctor.examination import Subject
-from pipeline.doctor.finding import Level
+from pipeline.doctor.finding import Finding, Level
+from pipeline.planner import plan
 from pipeline.recipe import resolve
-from pipeline.stage import Execution
+from pipeline.runner import HashCache
+from pipeline.stage import Execution, Recipe
 from stages import doctor
-from stages.doctor import ask_hub, hub_needs, judge_material, run_needs, sentence_data
+from stages.doctor import ask_hub, checks_of_run, judge_material, scoring_data
 from stages.fetch.config import FetchConfig
+from stages.fetch.needs import hub_needs
+from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 from tests.conftest import Answer, CommandLine
 from tests.launching import TINY
@@ -133,7 +144,7 @@ def test_the_real_client_asks_for_the_revision() -> None:
     assert "\n" not in found[0].text
 
 
-# --- nltk's data ---
+# --- what scoring needs ---
 
 
 def test_punkt_needs_data_and_the_others_do_not(
@@ -144,9 +155,9 @@ def test_punkt_needs_data_and_the_others_do_not(
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     # nltk keeps a tokenizer that an earlier test has loaded.
     monkeypatch.setattr(nltk.tokenize, "_get_punkt_tokenizer", nltk.tokenize.PunktTokenizer)
-    (fine,) = sentence_data(of(TINY, None))
-    assert (fine.level, "not needed" in fine.text) == (Level.OK, True)
-    (found,) = sentence_data(of(TINY, None, "score.sentences=punkt"))
+    (fine,) = scoring_data(of(TINY, None))
+    assert (fine.level, fine.text) == (Level.OK, "there is what score.profiles need: rouge-score")
+    (found,) = scoring_data(of(TINY, None, "score.sentences=punkt"))
     assert (found.level, found.text) == (Level.FAILURE, "punkt needs nltk data")
     assert "nltk.downloader punkt_tab" in found.fix
 
@@ -158,18 +169,76 @@ def test_punkt_with_its_data_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     if not data:
         pytest.skip("SUMPIPE_TEST_DATA is not set: no punkt_tab")
     monkeypatch.setattr(nltk.data, "path", [str(Path(data) / "nltk_data")])
-    (found,) = sentence_data(of(TINY, None, "score.sentences=punkt"))
-    assert (found.level, found.text) == (Level.OK, "punkt_tab is here")
+    (found,) = scoring_data(of(TINY, None, "score.sentences=punkt"))
+    assert (found.level, found.text) == (
+        Level.OK,
+        "there is what score.profiles need: rouge-score",
+    )
 
 
 # --- the run, its room, and the command ---
+
+
+def found_by(check: str, subject: Subject) -> list[Finding]:
+    return list(checks_of_run(subject)[check](subject))
+
+
+def test_a_run_with_other_settings_is_a_failure(tmp_path: Path) -> None:
+    made = of(TINY, tmp_path)
+    (fine,) = found_by("run", made)
+    assert (fine.level, fine.text) == (
+        Level.OK,
+        "8 stage(s) to do; 1 process(es) can share the work",
+    )
+    hash_file = HashCache(tmp_path / "hashes.json")
+    payload = plan(STAGES, cast(Recipe, made.recipe), RunDir(tmp_path), hash_file)[0].payload
+    RunDir(tmp_path).open_partial("fetch", payload)
+    (found,) = found_by("run", of(TINY, tmp_path, "fetch.dataset.test_rows=1"))
+    assert found.level is Level.FAILURE
+    assert found.text.startswith("fetch is STALE: partial work from other settings")
+
+
+@pytest.mark.parametrize("has_run_dir", [True, False])
+def test_more_tasks_than_a_stage_can_use_are_a_failure(has_run_dir: bool, tmp_path: Path) -> None:
+    subject = of(TINY, tmp_path if has_run_dir else None)
+    many = subject._replace(execution=dataclasses.replace(subject.execution, processes=99))
+    (found,) = found_by("run", many)
+    assert found.level is Level.FAILURE
+    assert found.text.startswith("finetune: 99 processes, but finetune.batch.lanes is")
+    assert "or fewer" in found.fix
+
+
+def test_a_check_of_the_run_that_breaks_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise KeyError("forecast")
+
+    monkeypatch.setattr(doctor, "bytes_to_come", broken)
+    subject = of(TINY, tmp_path)
+    found = examination._checked(checks_of_run(subject), subject)
+    assert [(item.check, str(item.level)) for item in found] == [
+        ("run", "ok"),
+        ("material", "ok"),
+        ("room", "failure"),
+    ]
+
+
+def test_the_state_of_the_run_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    monkeypatch.setattr(doctor, "plan", lambda *given: looks.append(1) or plan(*given))
+    subject = of(TINY, tmp_path)
+    examination._checked(checks_of_run(subject), subject)
+    assert looks == [1]
 
 
 def test_room_is_compared_with_the_forecast_of_fine_tuning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**6))
-    (found,) = [item for item in run_needs(of(TINY, tmp_path / "run")) if item.check == "room"]
+    (found,) = found_by("room", of(TINY, tmp_path / "run"))
     assert found.level is Level.FAILURE
     # 0.2 million parameters of 16 bytes, 3 checkpoints and one being written (see test_storage.py).
     assert "1 MB free" in found.text
@@ -215,11 +284,12 @@ def test_a_healthy_machine_passes(command: CommandLine, tmp_path: Path) -> None:
         "torch",
         "cuda",
         "deepspeed",
-        "nltk data",
+        "scoring data",
         "limits",
         "binding",
     }
-    assert checks == {*expected, "all-reduce", "shared files", "material", "room"}
+    ours = {"run", "material", "room"}
+    assert checks == {*expected, *ours, "all-reduce", "shared files", "temp files"}
     assert lines[-1].endswith("0 failure")
     assert list(tmp_path.iterdir()) == []
 
@@ -231,6 +301,12 @@ def test_what_was_not_checked_is_said(command: CommandLine) -> None:
     assert answer.out.endswith(
         "Not checked: shared files and room (give --run-dir); what a recipe needs (give RECIPE).\n"
     )
+    told = json.loads(command("doctor", "--json").out)
+    assert told["passed"] is True
+    assert told["not_checked"] == [
+        "shared files and room (give --run-dir)",
+        "what a recipe needs (give RECIPE)",
+    ]
 
 
 @pytest.mark.usefixtures("healthy")
@@ -242,6 +318,7 @@ def test_an_offline_cluster_without_a_snapshot(
     assert answer.code == 1
     assert [check for check, _ in faults(answer)] == ["material", "material"]
     assert "HF_HUB_OFFLINE" in answer.out
+    assert json.loads(answer.out)["passed"] is False
 
 
 @pytest.mark.usefixtures("healthy")
@@ -261,3 +338,65 @@ def test_a_recipe_that_does_not_exist_is_a_usage_error(command: CommandLine) -> 
     answer = command("doctor", "no-such-recipe")
     assert answer.code == 2
     assert "packaged are" in answer.err
+
+
+@pytest.fixture
+def second_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "SUMPIPE_TIMEOUT_SECONDS": "1"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in {**place, **meeting}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("second_task")
+@pytest.mark.parametrize(
+    ("recipe", "told"), [((), "cannot be reached"), (("no-such-recipe",), "packaged are")]
+)
+def test_a_task_that_cannot_take_part_says_so_and_is_no_reason_to_end_the_first(
+    recipe: tuple[str, ...], told: str, command: CommandLine
+) -> None:
+    answer = command("doctor", *recipe)
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err.startswith(f"sumpipe: rank 1 on {socket.gethostname()}: ")
+    assert answer.err.count("rank 1") == 1
+    assert told in answer.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_undoes_what_was_begun(
+    number: signal.Signals, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone = []
+
+    def examine(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(20)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # Slurm sends it twice
+            time.sleep(0.01)
+            undone.append(True)
+
+    monkeypatch.setattr(doctor_command, "examine", examine)
+    before = signal.getsignal(signal.SIGHUP)
+    assert command("doctor").code == 128 + number
+    assert undone == [True]
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_run_directory_that_does_not_answer_holds_nobody_up(
+    command: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file, never = Path.is_file, threading.Event()
+
+    def look(path: Path) -> bool:
+        return never.wait(20) if path.name == "recipe.yaml" else is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    monkeypatch.setattr(doctor_command, "_ANSWER_SECONDS", 0.1)
+    started = time.monotonic()
+    answer = command("doctor", "--run-dir", tmp_path)
+    assert time.monotonic() - started < 10
+    assert "what a recipe needs" in answer.out
+    never.set()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from pipeline.artifact import Artifact
 from pipeline.recipe import packaged_names, resolve
-from stages.drill import CHECKPOINT_EVERY, EXERCISES, UPDATES, metric_faults, small
+from stages.drill import CHECKPOINT_EVERY, EXERCISES, UPDATES, compare, metric_faults, small
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
 WHOLE = ["fetch.dataset={source: demo}"]
 """For recipes that leave the place of their data open."""
 RECORDS: list[dict[str, Any]] = [
-    {"update": 1, "loss": 7.25, "r3f/kl": 0.5, "target_tokens": 240, "seconds": 0.2},
-    {"update": 2, "loss": 7.0, "r3f/kl": 0.25, "target_tokens": 250, "seconds": 0.1},
+    {"update": 1, "loss": 7.25, "r3f/kl": 0.5, "row_digest": "5b1c", "seconds": 0.2},
+    {"update": 2, "loss": 7.0, "r3f/kl": 0.25, "row_digest": "90fe", "seconds": 0.1},
     {"update": 2, "valid/nll": 6.5, "valid/accuracy": 0.5},
 ]
 
@@ -49,13 +51,37 @@ def test_every_stage_is_disturbed_and_every_checkpoint_named_is_made() -> None:
                 assert update % CHECKPOINT_EVERY == 0 and update < UPDATES
 
 
+def artifact(**digests: str) -> Artifact:
+    manifest = SimpleNamespace(files={name.replace("__", "."): d for name, d in digests.items()})
+    return cast(Artifact, SimpleNamespace(manifest=manifest))
+
+
+@pytest.mark.parametrize("same_ranks", [True, False])
+def test_the_files_have_to_be_those_of_the_undisturbed_run(same_ranks: bool) -> None:
+    wanted = artifact(index__html="a", card__md="b")
+    again = artifact(index__html="at another time", card__md="b", metrics__set_aside__jsonl="c")
+    assert (
+        compare("report", artifact(README__md="1 h"), artifact(README__md="2 h"), True).faults == []
+    )
+    assert compare("report", again, wanted, same_ranks).faults == []
+    without = artifact(card__md="b")
+    assert compare("report", without, wanted, same_ranks).faults == ["index.html is missing"]
+    more = artifact(index__html="a", card__md="b", rest="c")
+    assert compare("report", more, wanted, same_ranks).faults == ["rest should not be there"]
+
+
+def test_with_the_same_ranks_files_have_the_same_bytes() -> None:
+    made, wanted = artifact(card__md="a"), artifact(card__md="b")
+    assert compare("report", made, wanted, True).faults == ["card.md"]
+
+
 def changed(number: int, **values: object) -> list[dict[str, Any]]:
     return [{**r, **values} if i == number else dict(r) for i, r in enumerate(RECORDS)]
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 2e-5])
 def test_times_do_not_count(tolerance: float) -> None:
-    assert metric_faults(changed(0, seconds=99.0), RECORDS, tolerance) == []
+    assert metric_faults(changed(0, seconds=99.0, devices=3), RECORDS, tolerance) == []
 
 
 def test_with_the_same_ranks_every_bit_counts() -> None:
@@ -72,8 +98,8 @@ def test_with_other_ranks_losses_may_differ_by_rounding() -> None:
 
 @pytest.mark.parametrize("tolerance", [0.0, 2e-5])
 def test_other_rows_are_found_with_any_ranks(tolerance: float) -> None:
-    assert metric_faults(changed(1, target_tokens=251), RECORDS, tolerance) == [
-        "target_tokens of update 2 is 251, not 250"
+    assert metric_faults(changed(1, row_digest="90ff"), RECORDS, tolerance) == [
+        "row_digest of update 2 is '90ff', not '90fe'"
     ]
     assert metric_faults(changed(1, loss=None), RECORDS, tolerance)
 

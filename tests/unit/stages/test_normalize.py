@@ -14,6 +14,7 @@ from stages.normalize import normalize
 
 FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
 
+ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
 CASES = {
     "plain": ("Plain text.", "Plain text."),
     "composed": ("cafe\u0301", "caf\u00e9"),
@@ -35,6 +36,14 @@ CASES = {
     "half of a surrogate pair": ("a\ud83d", "a"),
     "persian non-joiner": ("\u0645\u06cc\u200c\u0634\u0648\u062f",) * 2,
     "emoji joiner": ("\U0001f468\u200d\U0001f469",) * 2,
+    "mongolian separator": ("\u1820\u180e\u1820",) * 2,
+    "arabic signs that are seen": ("\u0600\u0661 \u06dd \u08e2", "\u0600\u0661 \u06dd \u08e2"),
+    "syriac abbreviation": ("\u070f\u0710",) * 2,
+    "flag of England": (ENGLAND, ENGLAND),
+    "flag and a hidden text": (f"{ENGLAND}\U000e0068\U000e0069a", f"{ENGLAND}a"),
+    "hidden text behind a flag": ("\U0001f3f4\U000e0068\U000e0069a", "\U0001f3f4a"),
+    "hidden text": ("a\U000e0001\U000e0068\U000e007f b", "a b"),
+    "invisible operators": ("f\u2061(x)\u2062y", "f(x)y"),
     "cut control between blanks": ("a \x00 b", "a b"),
     "zero-width space between blanks": ("a \u200b b", "a b"),
     "control in a line of blanks": ("a \u200b \nb", "a\nb"),
@@ -55,7 +64,10 @@ def test_nfkc_also_folds_compatibility_characters() -> None:
 
 # What the rules are about, close together; and anything else.
 texts = st.one_of(
-    st.text(" \n\r\t\x00\x1c\u00a0\u0301\u200b\u200c\u2028aeZ.\ufb01", max_size=9),
+    st.text(
+        " \n\r\t\x00\x1c\u00a0\u0301\u200b\u200c\u2028aeZ.\ufb01\U0001f3f4\U000e0067\U000e007f",
+        max_size=9,
+    ),
     st.text(max_size=20),
 )
 
@@ -74,8 +86,18 @@ def test_what_is_left_is_clean(text: str, form: Literal["NFC", "NFKC"]) -> None:
     assert unicodedata.is_normalized(form, found)
     assert found == found.strip()
     assert not re.search(r"  |\n\n| \n|\n |[^\S \n]", found)
-    kept = {unicodedata.category(char) for char in found if char not in "\n\u200c\u200d"}
-    assert not kept & {"Cc", "Cf", "Cs"}
+    assert not {unicodedata.category(char) for char in found if char != "\n"} & {"Cc", "Cs"}
+
+
+def test_every_format_character_that_may_be_left_out_of_sight_goes_but_for_joiners() -> None:
+    """Unicode's own list: those of Cf that are not to be seen (Default_Ignorable_Code_Point)."""
+    seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+    of_scripts = {0x180E, 0x200C, 0x200D, *range(0x13430, 0x13456), *range(0x1BCA0, 0x1BCA4)}
+    of_scripts |= set(range(0x1D173, 0x1D17B))  # music
+    every = {code for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf"}
+    assert {code for code in every if normalize(f"a{chr(code)}a", "NFC") != "aa"} == (
+        every & (seen | of_scripts)
+    )
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,6 +12,8 @@ import pytest
 from pipeline.config import JSON, Config, diff
 from pipeline.errors import EXIT_USAGE
 from pipeline.recipe import DEFAULT, packaged_names, resolve
+from stages.fetch.config import CatalogueDataset
+from stages.fetch.needs import hub_needs
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 from tests.conftest import CommandLine
@@ -85,7 +87,18 @@ def test_every_value_that_a_file_gives_says_where_it_is_from(name: str) -> None:
 def test_nothing_that_shapes_the_paper_s_figures_is_left_to_a_default(name: str) -> None:
     recipe = resolved(name)
     hashed = {dotted for dotted, _ in leaves(identity(recipe))}
-    assert {dotted for dotted in hashed if recipe.sources[dotted] == DEFAULT} == set()
+    defaults = {dotted for dotted in hashed if recipe.sources[dotted] == DEFAULT}
+    # What a publisher says of a model shapes its card, not its figures.
+    assert {dotted for dotted in defaults if not dotted.startswith("report.card.")} == set()
+
+
+def test_the_card_s_words_are_part_of_the_report_s_identity_alone() -> None:
+    whole, other = (
+        resolved("cnn_dm_bart_large_r3f", *change)
+        for change in ((), ("report.card.licence=apache-2.0", "report.card.language=en"))
+    )
+    changed = {stage for stage, one in identity(whole).items() if one != identity(other)[stage]}
+    assert changed == {"report"}
 
 
 def test_the_paper_has_its_recipes() -> None:
@@ -162,13 +175,15 @@ def test_what_could_not_be_confirmed_is_said_to_be(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_hub_dataset_is_pinned_and_others_are_local(name: str) -> None:
-    """No revision of the script datasets has files, so none is made up."""
-    dataset = resolved(name).fetch.dataset
-    if name.startswith("cnn_dm"):
-        assert dataset.source == "hub" and re.fullmatch("[0-9a-f]{40}", dataset.revision)
-    else:
-        assert dataset.source == "local"
+def test_the_rows_are_a_commit_s_and_the_split_is_named(name: str) -> None:
+    recipe, _ = resolve(SummarizationRecipe, name, [])
+    assert isinstance(recipe, SummarizationRecipe)
+    (kind, repository, revision), _ = hub_needs(recipe.fetch)
+    assert kind == "dataset" and repository.partition("/")[2].startswith(name.partition("_")[0])
+    assert re.fullmatch("[0-9a-f]{40}", revision)
+    dataset = recipe.fetch.dataset
+    assert isinstance(dataset, CatalogueDataset)
+    assert dataset.split == ("pegasus" if name.startswith("reddit") else None)
 
 
 def test_the_published_row_is_no_part_of_any_identity() -> None:

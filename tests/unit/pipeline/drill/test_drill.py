@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -12,14 +17,23 @@ import pytest
 
 from pipeline.artifact import RunDir
 from pipeline.claim import Claim
-from pipeline.drill import ambush
+from pipeline.drill import ambush, command
+from pipeline.drill import folder as folder_module
 from pipeline.drill.folder import MARKER, emptied
 from pipeline.drill.local import kill_tree
 from pipeline.drill.rehearsal import Outcome, Status
 from pipeline.drill.report import Report
 from pipeline.drill.watch import Fresh, Watch, is_there
-from pipeline.errors import EXIT_USAGE, ConfigError, LaunchError, Preempted, RunDirInUse
-from pipeline.preemption import StopFlag
+from pipeline.errors import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    ConfigError,
+    LaunchError,
+    Preempted,
+    RunDirInUse,
+    StorageError,
+)
+from pipeline.preemption import StopFlag, uninterrupted
 from tests.conftest import CommandLine
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
@@ -61,10 +75,53 @@ def test_an_earlier_drill_makes_room(tmp_path: Path) -> None:
 def test_two_drills_do_not_share_a_folder(tmp_path: Path) -> None:
     with emptied(tmp_path):
         (tmp_path / "reference").mkdir()
-        with pytest.raises(RunDirInUse, match="another drill"), emptied(tmp_path):
+        here = rf"another drill .*host {socket.gethostname()}, pid {os.getpid()}\)"
+        with pytest.raises(RunDirInUse, match=here), emptied(tmp_path):
             pass
         assert (tmp_path / "reference").is_dir()
     assert Claim(tmp_path / ".drill.lease").take()
+
+
+DEAD = """
+import os, sys
+from pathlib import Path
+import filelock._identity, filelock._marker
+from pipeline.claim import Claim
+filelock._marker.host_name = lambda: "deadnode"
+claim = Claim(Path(sys.argv[1]), float(sys.argv[2]))
+assert claim.take()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["another host", "nameless"])
+def test_a_drill_that_died_elsewhere_is_waited_for_and_replaced(
+    is_named: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(folder_module, "LEASE_SECONDS", 0.5)
+    with emptied(tmp_path):
+        (tmp_path / "reference").mkdir()
+    marker = tmp_path / ".drill.lease"
+    if is_named:
+        subprocess.run([sys.executable, "-c", DEAD, str(marker), "0.5"], check=True)
+    else:
+        marker.touch()
+    with emptied(tmp_path):
+        assert not (tmp_path / "reference").exists()
+    who = r"host deadnode, pid \d+" if is_named else "no name"
+    assert re.search(rf"another drill .*{who}.* Waiting 0 s", caplog.text)
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_its_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StorageError, match=r"--dir .*file/drill: Not a directory; choose a folder"),
+        emptied(tmp_path / "file" / "drill"),
+    ):
+        pass
 
 
 def test_a_wait_ends_in_one_of_three_ways() -> None:
@@ -139,34 +196,74 @@ child.wait()
     kill_tree(process)  # type: ignore[arg-type]  # once more does no harm
 
 
+def test_nothing_is_left_stopped_if_the_killing_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
+        raise KeyboardInterrupt
+
+    process = sleeper()
+    monkeypatch.setattr(psutil.Process, "children", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            kill_tree(process)  # type: ignore[arg-type]
+        assert reaped(process) == -9
+    finally:
+        process.kill()
+
+
+def test_an_interrupt_waits_for_what_must_not_be_interrupted() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test runner may ignore it
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+P, M, S, F = Status.PASSED, Status.MISSED, Status.SKIPPED, Status.FAILED
+
+
 @pytest.mark.parametrize(
-    ("statuses", "passed"),
+    ("statuses", "why"),
     [
-        ([Status.PASSED, Status.PASSED], True),
-        ([Status.PASSED, Status.MISSED, Status.SKIPPED], True),
-        ([Status.PASSED, Status.FAILED], False),
-        ([Status.MISSED, Status.SKIPPED], False),
-        ([], False),
+        ({"b": [P, P], "c": [P]}, ""),
+        ({"b": [M, P], "c": [M, S]}, ""),
+        ({"b": [P, F]}, "a disturbance failed"),
+        ({"b": [P], "c": [F]}, "a disturbance failed"),
+        ({"b": [M, S], "c": [P]}, "nothing disturbed b in time, which is what a drill is for"),
+        ({}, "nothing disturbed b in time, which is what a drill is for"),
     ],
 )
-def test_a_drill_is_passed_if_something_was_disturbed_and_nothing_failed(
-    statuses: list[Status], passed: bool
+def test_a_drill_is_passed_if_what_matters_was_disturbed_and_nothing_failed(
+    statuses: dict[str, list[Status]], why: str
 ) -> None:
-    outcomes = [Outcome("b", "stop", status) for status in statuses]
-    report = Report("runs/drill", 2, 1, 33.333, outcomes)
-    assert report.passed is report.to_json()["passed"] is passed
-    assert report.summary().startswith("PASS:" if passed else "FAIL:")
+    outcomes = [
+        Outcome("an exercise", stage, "stop", status)
+        for stage, found in statuses.items()
+        for status in found
+    ]
+    report = Report("runs/drill", 2, 1, 33.333, outcomes, needed="b")
+    assert report.passed is report.to_json()["passed"] is (not why)
+    assert report.to_json()["why"] == why
+    assert report.summary().startswith("FAIL:" if why else "PASS:")
+    assert why in report.summary()
     assert report.summary().endswith("The runs lie in runs/drill")
 
 
 def test_a_line_and_its_json_say_the_same() -> None:
-    outcome = Outcome("b", "stop in b", Status.PASSED, "", "3 files", 0, 0.21234, 12.3456)
+    outcome = Outcome("x", "b", "stop in b", Status.PASSED, "", "3 files", 0, 0.21234, 12.3456)
     assert str(outcome) == (
         "passed     stop in b: 0 updates lost, saved after 0.2 s, back after 12.3 s, 3 files"
     )
     (told,) = Report("runs/drill", 2, 1, 33.333, [outcome]).to_json()["disturbances"]
     assert json.loads(json.dumps(told)) == {
-        "exercise": "b",
+        "exercise": "x",
+        "stage": "b",
         "disturbance": "stop in b",
         "status": "passed",
         "why": "",
@@ -181,6 +278,8 @@ def test_a_line_and_its_json_say_the_same() -> None:
     ("arguments", "told"),
     [
         (("--nodes", "2"), "--nodes: is for a cluster; add --slurm"),
+        (("--python", sys.executable), "--python: is for a cluster; add --slurm"),
+        (("--slurm", "--python", "no-such-program"), "--python no-such-program: is no program"),
         (("--slurm", "--processes", "2"), "--processes is not for --slurm"),
         (("no-such-recipe",), "neither a file nor a packaged recipe"),
         (("--slurm", "--time", "soon"), "time"),
@@ -194,3 +293,19 @@ def test_a_wrong_command_line_touches_nothing(
     assert (answer.code, answer.out) == (EXIT_USAGE, "")
     assert told in answer.err
     assert not (tmp_path / "drill").exists()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_cannot_be_written_down_is_told_all_the_same(
+    as_json: bool, sumpipe: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    report = Report("runs/drill", 2, 1, 33.3, [Outcome("x", "b", "stop", Status.PASSED)])
+    monkeypatch.setattr(command, "_carry_out", lambda *_, **__: report)
+    monkeypatch.setattr(command, "write_json", full)
+    answer = sumpipe("drill", "--dir", tmp_path / "drill", *(["--json"] if as_json else []))
+    assert answer.code == EXIT_FAILED
+    assert '"passed": true' in answer.out if as_json else answer.out.startswith("PASS: 1 passed")
+    assert "drill.json: No space left on device" in answer.err

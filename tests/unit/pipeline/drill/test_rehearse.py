@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shutil
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +172,58 @@ def test_what_goes_wrong_in_an_exercise_leaves_the_others_alone(
         *(Status.PASSED, Status.MISSED),
     ]
     assert "none of the ranks named here runs" in outcomes[0].why
+
+
+def test_a_full_disk_in_one_exercise_leaves_the_others_alone(
+    drilled: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree
+
+    def copy(source: Path, target: Path) -> object:
+        if target.parent.name == "1":
+            words = f"[Errno 28] No space left on device: '{target}/x'"
+            raise shutil.Error([(f"{source}/x", f"{target}/x", words), ("y", "y", "other")])
+        return copied(source, target)
+
+    monkeypatch.setattr(shutil, "copytree", copy)
+    outcomes = drilled(
+        Exercise("1", "b", (stop_at(1), stop_at(2))), Exercise("2", "b", (stop_at(30),))
+    )
+    assert [outcome.status for outcome in outcomes[:2]] == [Status.FAILED] * 2
+    assert "1/a/x: No space left on device; the disk is full" in outcomes[0].why
+    assert outcomes[2].status is Status.PASSED, outcomes
+
+
+def test_an_interrupt_does_not_keep_processes_from_being_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Local.end
+
+    def end(launcher: Local, run_dir: RunDir) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        ended(launcher, run_dir)
+
+    monkeypatch.setattr(Local, "end", end)
+    drill = prepared(tmp_path, (), limit=1, settings=["b.units=100000"])
+    with pytest.raises(LaunchError, match="waited 1 s in vain"):
+        run_reference(drill)
+    assert processes_in(tmp_path) == []
+
+
+def test_a_drill_that_is_left_ends_what_is_at_work(tmp_path: Path) -> None:
+    long = Exercise("2", "b", (stop_at(90_000),))
+    drill = prepared(tmp_path, (Exercise("1", "a", ()), long))
+    run_reference(drill)
+    longer = drill.recipe.replace(f"units: {UNITS}", "units: 99999")
+    assert longer != drill.recipe
+    outcomes = rehearse(dataclasses.replace(drill, recipe=longer))
+    assert next(outcomes) == []
+    wait_until(tmp_path / "runs" / "2" / "b.partial" / "unit0.txt")
+    left = time.monotonic()
+    outcomes.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - left < 30
+    assert processes_in(tmp_path) == []
 
 
 def test_an_undisturbed_run_that_fails_ends_the_drill(tmp_path: Path) -> None:

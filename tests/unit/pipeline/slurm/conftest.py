@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROGRAM = """#!{python} -S
-import json, pathlib, sys
+import json, os, pathlib, sys
 queue = pathlib.Path({queue!r})
 state = json.loads(queue.read_text())
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
@@ -21,10 +21,14 @@ if state["refuse"].get(name, -1) == 0:
     sys.exit("{{}}: error: the cluster is asleep".format(name))
 if name in state["refuse"]:
     state["refuse"][name] -= 1
+if name in state["says"]:
+    print(state["says"][name])
+    sys.exit()
 if name == "sbatch":
     number = str(100 + len(state["jobs"]))
     reason = "Dependency" if "dependency" in given else "Priority"
     job = dict(id=number, state="PENDING", name=given["job-name"], reason=reason, words=words)
+    job["environ"] = dict(os.environ)
     state["jobs"].append(job)
     print(number)
 if name == "squeue":
@@ -64,9 +68,15 @@ class FakeSlurm:
         content["refuse"][program] = after
         self.file.write_text(json.dumps(content))
 
+    def say(self, program: str, text: str) -> None:
+        """Let a program print this and do nothing."""
+        content = json.loads(self.file.read_text())
+        content["says"][program] = text
+        self.file.write_text(json.dumps(content))
+
     def forget(self) -> None:
         """Let the jobs have ended long ago."""
-        self.file.write_text(json.dumps({"jobs": [], "refuse": {}}))
+        self.file.write_text(json.dumps({"jobs": [], "refuse": {}, "says": {}}))
 
 
 @pytest.fixture

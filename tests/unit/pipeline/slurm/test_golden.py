@@ -49,7 +49,7 @@ CASES = {
         }
     ),
     "hostile_paths": Case(
-        {"gpus_per_node": 4},
+        {"gpus_per_node": 4, "gpu_type": "a100"},
         run_dir='/data/it\'s my run/50%; $HOME `ls` "q"/ü, x',
         profile="/data/my profiles/zero 3.json",
         checkout=Path("/opt/my sum'pipe"),
@@ -92,7 +92,7 @@ def printed(case: Case, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) ->
          "reason": "Priority"}
         for i, stage in enumerate(case.queued)
     ]  # fmt: skip
-    slurm.file.write_text(json.dumps({"jobs": jobs, "refuse": {}}))
+    slurm.file.write_text(json.dumps({"jobs": jobs, "refuse": {}, "says": {}}))
     dry_run(decisions(case), order(case))
     return capsys.readouterr().out
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.slurm.options import WARNING_SECONDS
 from tests.fakes.toy_stages import CHECKOUT, wait_until
 
 SLURM = CHECKOUT / "slurm"
@@ -50,7 +51,7 @@ def test_what_every_job_asks_for(script: str) -> None:
     asked = directives(script)
     assert "requeue" in asked
     assert asked["open-mode"] == "append"
-    assert asked["signal"] == "USR2@300"  # no B: for the tasks
+    assert asked["signal"] == f"USR2@{WARNING_SECONDS}"  # no B: for the tasks
     assert asked["ntasks-per-node"] == asked.get("gpus-per-node", "1")
     assert not re.search(r"[$`]", "".join(asked.values())), "sbatch expands nothing"
 
@@ -63,7 +64,7 @@ def programs(no_slurm: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Put stand-ins in PATH: srun and the interpreter end with given codes, all note how they were called."""
 
     def make(
-        srun: str = "exit 0", verdict: int = 0, job: str = "JobState=RUNNING"
+        srun: str = "exit 0", verdict: int = 0, job: str = "RUNNING|N/A|None"
     ) -> dict[str, str]:
         log = shlex.quote(str(tmp_path / "calls"))
         note = f'echo "${{0##*/}} $*" >>{log}'
@@ -71,8 +72,8 @@ def programs(no_slurm: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
             "srun": srun,
             "python": f"exit {verdict}",
             "scancel": "exit 0",
-            "scontrol": "case $2 in hostnames) echo n1; echo n2;; "
-            f"job) echo 'JobId=1 {job} Reason=x NumNodes=2';; esac",
+            "scontrol": "case $2 in hostnames) echo n1; echo n2;; esac",
+            "squeue": f"echo '{job}|'",
         }
         for name, body in bodies.items():
             program = no_slurm / name
@@ -112,8 +113,8 @@ Calls = Callable[[], list[str]]
 def test_one_rank_is_one_task(programs: Programs, calls: Calls, tmp_path: Path) -> None:
     assert run(programs(), tmp_path).returncode == 0
     run_dir = tmp_path / "it's my $run"
-    rank = f"python -m stages.rank finetune --run-dir {run_dir} --ds-config zero3"
-    assert f"srun --kill-on-bad-exit=1 --cpus-per-task=3 {rank}" in calls()
+    (srun,) = [call for call in calls() if call.startswith("srun")]
+    assert srun.startswith("srun --kill-on-bad-exit=1 --cpus-per-task=3 bash -c ")
     assert f"python -m pipeline.slurm.verdict {run_dir} finetune 0" in calls()
 
 
@@ -141,7 +142,64 @@ def test_one_launcher_is_one_node(
 def test_srun_takes_more_options(programs: Programs, calls: Calls, tmp_path: Path) -> None:
     run({**programs(), "SUMPIPE_SRUN_OPTIONS": "--mpi=none --cpu-bind=cores"}, tmp_path)
     (srun,) = [call for call in calls() if call.startswith("srun")]
-    assert "--cpus-per-task=3 --mpi=none --cpu-bind=cores python" in srun
+    assert "--cpus-per-task=3 --mpi=none --cpu-bind=cores bash" in srun
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_a_signal_before_python_listens_does_not_end_a_rank(
+    launcher: str, programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    environ = programs('while [[ $1 == -* ]]; do shift; done; "$@"')
+    python = Path(environ["PATH"]) / "python"
+    signals = "kill -TERM $$; kill -USR2 $$"
+    python.write_text(python.read_text("utf-8").replace("exit 0", signals), "utf-8")
+    run({**environ, "SUMPIPE_LAUNCHER": launcher, "SLURM_NODEID": "0"}, tmp_path)
+    program = "stages.rank finetune" if launcher == "srun" else "torch.distributed.run"
+    assert any(call.startswith(f"python -m {program}") for call in calls())
+    assert f"python -m pipeline.slurm.verdict {tmp_path}/it's my $run finetune 0" in calls()
+
+
+def test_options_of_srun_on_two_lines_are_refused(programs: Programs, tmp_path: Path) -> None:
+    done = run({**programs(), "SUMPIPE_SRUN_OPTIONS": "--mpi=none\n--quiet"}, tmp_path)
+    assert done.returncode == 2
+    assert "more than one line" in done.stderr
+
+
+def test_tasks_get_the_environment_and_squeue_no_options_of_the_user(
+    programs: Programs, tmp_path: Path
+) -> None:
+    environ = programs(f"echo $SLURM_EXPORT_ENV >'{tmp_path}/seen'", verdict=75)
+    squeue = Path(environ["PATH"]) / "squeue"
+    squeue.write_text(
+        f"#!{environ['PATH']}/bash\necho ${{!SQUEUE_@}} >>'{tmp_path}/seen'\n", "utf-8"
+    )
+    settings = {"SLURM_EXPORT_ENV": "NONE", "SQUEUE_FORMAT": "%i", "SQUEUE_STATES": "PENDING"}
+    run({**environ, **settings}, tmp_path)
+    assert (tmp_path / "seen").read_text(encoding="utf-8") == "ALL\n\n"
+
+
+def test_a_refused_requeue_says_what_to_do(programs: Programs, tmp_path: Path) -> None:
+    environ = programs("exit 137", verdict=75)
+    scontrol = Path(environ["PATH"]) / "scontrol"
+    text = scontrol.read_text("utf-8").replace("esac", "esac; [ $1 != requeue ]")
+    scontrol.write_text(text, "utf-8")
+    done = run(environ, tmp_path)
+    assert done.returncode == 75
+    assert "did not queue job 1234 again; its work is saved: submit again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("127.0.0.%h", "127.0.0.7"), ("127.%h.%h.1", "127.7.7.1"), ("127.0.0.9", "127.0.0.9")],
+)
+def test_the_ranks_may_meet_in_another_network(
+    given: str, address: str, programs: Programs, tmp_path: Path
+) -> None:
+    environ = programs(f"echo $MASTER_ADDR >'{tmp_path}/address'")
+    scontrol = Path(environ["PATH"]) / "scontrol"  # with names that need no look-up
+    scontrol.write_text(scontrol.read_text("utf-8").replace("echo n1", "echo 7"), "utf-8")
+    run({**environ, "SUMPIPE_MASTER_ADDR": given}, tmp_path)
+    assert (tmp_path / "address").read_text(encoding="utf-8") == f"{address}\n"
 
 
 def test_an_unknown_launcher_is_refused(programs: Programs, tmp_path: Path) -> None:
@@ -161,14 +219,16 @@ def test_elsewhere_than_in_the_checkout_it_says_so(programs: Programs, tmp_path:
 @pytest.mark.parametrize(
     ("verdict", "job", "is_queued"),
     [
-        (0, "JobState=RUNNING", False),
-        (1, "JobState=RUNNING", False),
-        (2, "JobState=RUNNING", False),
-        (75, "JobState=RUNNING", True),
-        (75, "JobState=COMPLETING Reason=TimeLimit", True),
-        (75, "JobState=COMPLETING Reason=None", False),
-        (75, "JobState=CANCELLED Reason=None", False),
-        (75, "JobState=PENDING Reason=BeginTime", False),
+        (0, "RUNNING|N/A|None", False),
+        (1, "RUNNING|N/A|None", False),
+        (2, "RUNNING|N/A|None", False),
+        (75, "RUNNING|N/A|None", True),
+        (75, "COMPLETING|N/A|TimeLimit", True),
+        (75, "COMPLETING|2026-11-21T17:03:54|None", True),  # PreemptMode=CANCEL
+        (75, "COMPLETING|N/A|None", False),
+        (75, "COMPLETING|N/A|said RUNNING", False),
+        (75, "CANCELLED|N/A|None", False),
+        (75, "PENDING|N/A|BeginTime", False),
     ],
 )
 def test_only_a_preempted_job_that_nobody_ended_is_queued_again(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from pipeline.artifact import RunDir
 from pipeline.claim import Claim
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STALE, EXIT_USAGE
 from pipeline.slurm.command import slurm_commands
+from pipeline.slurm.sbatch import job_name, queue_command
 from tests.conftest import Answer, CommandLine
 from tests.fakes.toy_stages import CHECKOUT, STAGES, ToyRecipe, snapshot
 from tests.unit.pipeline.slurm.conftest import FakeSlurm
@@ -164,6 +167,165 @@ def test_nothing_is_chained_to_a_job_that_is_just_ending(
     assert "a: job 100 is just ending; submit again" in refused.err
 
 
+def test_within_an_allocation_its_options_are_not_inherited(
+    fake_slurm: FakeSlurm, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SLURM_JWT": "secret",
+        "SLURM_CLUSTERS": "here",
+        "SBATCH_ACCOUNT": "nlp",
+        "SUMPIPE_THREADS": "2",
+    }
+    dropped = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_MEM_PER_NODE": "1024",
+        "SLURM_GPUS_PER_NODE": "1",
+        "SBATCH_ARRAY_INX": "1",
+        "SQUEUE_FORMAT": "%i",
+    }
+    for name, value in {**kept, **dropped}.items():
+        monkeypatch.setenv(name, value)
+    assert submit().code == EXIT_DONE
+    seen = fake_slurm.jobs["100"]["environ"]
+    assert {name: seen.get(name) for name in kept} == kept
+    assert seen.keys() & dropped.keys() == set()
+
+
+def test_defaults_of_a_site_do_not_undo_what_the_scripts_ask_for(
+    fake_slurm: FakeSlurm, submit: Submit
+) -> None:
+    submit("--sbatch", "--signal=USR2@600 --export=NONE")
+    for job in fake_slurm.jobs.values():
+        words = job["words"]
+        assert "--requeue" in words
+        assert "--open-mode=append" in words
+        # of options given twice sbatch takes the last
+        assert words.index("--signal=USR2@300") < words.index("--signal=USR2@600")
+        assert words.index("--export=ALL") < words.index("--export=NONE")
+
+
+def test_a_memory_limit_among_the_options_is_the_only_one(
+    fake_slurm: FakeSlurm, submit: Submit
+) -> None:
+    for number, (option, is_kept) in enumerate(
+        [("--mem-bind=local", True), ("--mem=0", False), ("--mem-per-gpu=8G", False)]
+    ):
+        fake_slurm.forget()
+        submit("--sbatch", option)
+        assert ("--mem-per-cpu=4G" in fake_slurm.jobs["100"]["words"]) == is_kept, number
+
+
+@pytest.mark.parametrize("said", ["", "Submitted batch job 12", "12 34", "12;here\nbye"])
+def test_what_is_no_number_is_not_taken_for_a_job(
+    said: str, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    fake_slurm.say("sbatch", said)
+    refused = submit()
+    assert refused.code == EXIT_FAILED
+    assert f"printed no job number ({' '.join(said.split()) or 'nothing'})" in refused.err
+    assert not (run_dir.root / "slurm" / "jobs.json").exists()
+
+
+@pytest.mark.parametrize("said", ["12", "12;here", "sbatch: your quota is fine\n\n12;here\n"])
+def test_a_number_is_found_behind_other_words(
+    said: str, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    fake_slurm.say("sbatch", said)
+    assert submit().code == EXIT_DONE
+    recorded = json.loads((run_dir.root / "slurm" / "jobs.json").read_text(encoding="utf-8"))
+    assert {entry["job"] for entry in recorded.values()} == {"12"}
+
+
+def test_rows_of_arrays_are_read_and_others_are_refused(
+    fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    submit()
+    name = job_name(run_dir.root, "a")
+    fake_slurm.say("squeue", f"7_[0-1]|PENDING|{name}|JobHeldUser\n6_1|RUNNING|{name}|None\n")
+    assert "a         job 7 is there already: PENDING (JobHeldUser)" in submit().out
+    for row in ("what is this", f"|PENDING|{name}|", "8|PENDING"):
+        fake_slurm.say("squeue", row)
+        refused = submit()
+        assert refused.code == EXIT_FAILED
+        assert f"squeue: printed {row!r}" in refused.err
+
+
+def test_the_queue_is_asked_for_hidden_partitions_too(run_dir: RunDir) -> None:
+    assert "--all" in queue_command([run_dir.root], "abc")
+
+
+def test_other_options_for_a_job_that_is_there_are_not_passed_over_in_silence(
+    fake_slurm: FakeSlurm, submit: Submit
+) -> None:
+    submit("--mem-per-cpu", "8G")
+    fake_slurm.change("100", "COMPLETED")
+    fake_slurm.change("101", "CANCELLED")
+    fake_slurm.change("102", "CANCELLED")
+    submit("--mem-per-cpu", "8G")  # b waits for a no more
+    assert "other options" not in submit("--mem-per-cpu", "8G").out
+    again = submit("--mem-per-cpu", "9G")
+    assert again.code == EXIT_DONE
+    assert again.out.count("submitted with other options: `sumpipe cancel` first to change") == 3
+    assert "other options" in submit("--mem-per-cpu", "8G", "--ds-config", "zero3").out
+
+
+def test_jobs_are_found_by_another_path_of_the_run(
+    toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    submit()
+    ledger = run_dir.root / "slurm" / "jobs.json"
+    content = ledger.read_text(encoding="utf-8")
+    mount = f"/no/such/mount/{run_dir.root.name}"  # where other hosts see it
+    ledger.write_text(content.replace(str(run_dir.root), mount), encoding="utf-8")
+    jobs = json.loads(fake_slurm.file.read_text(encoding="utf-8"))
+    for job in jobs["jobs"]:
+        job["name"] = job_name(Path(mount), job["name"].split(".")[1])
+    fake_slurm.file.write_text(json.dumps(jobs), encoding="utf-8")
+    answer = submit()
+    assert answer.out.count("is there already") == 3
+    assert "other options" not in answer.out
+    assert "100  PENDING" in toy("status", run_dir.root).out
+    assert toy("cancel", run_dir.root).out.count("cancelled; it was") == 3
+
+
+def test_a_copy_of_a_run_leaves_the_jobs_of_the_first_alone(
+    toy: CommandLine, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir, tmp_path: Path
+) -> None:
+    submit()
+    copy = shutil.copytree(run_dir.root, tmp_path / "copy")
+    assert "nothing was cancelled" in toy("cancel", copy).out
+    assert {job["state"] for job in fake_slurm.jobs.values()} == {"PENDING"}
+
+
+def test_run_leaves_the_recipe_of_waiting_jobs_alone(
+    toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    submit()
+    before = snapshot(run_dir.root)
+    again = ("run", toy_recipe, "--run-dir", run_dir.root, "--set", "c.scale=3")
+    refused = toy(*again)
+    assert refused.code == EXIT_USAGE
+    assert "a (job 100, PENDING), b (job 101, PENDING)" in refused.err
+    assert "sumpipe cancel" in refused.err
+    assert snapshot(run_dir.root) == before
+    assert toy(*again[:4], "--only", "a").code == EXIT_DONE  # with theirs it may go on
+    toy("cancel", run_dir.root)
+    assert toy(*again).code == EXIT_DONE
+    assert "scale: 3.0" in run_dir.recipe.read_text(encoding="utf-8")
+
+
+def test_run_without_an_answer_of_slurm_warns_and_goes_on(
+    toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    submit()
+    fake_slurm.refuse("squeue")
+    done = toy("run", toy_recipe, "--run-dir", run_dir.root, "--set", "c.scale=3")
+    assert done.code == EXIT_DONE
+    (warning,) = [line for line in done.err.splitlines() if "the cluster is asleep" in line]
+    assert "would read the changed recipe.yaml" in warning
+
+
 def test_another_recipe_is_refused_while_jobs_would_read_it(
     toy: CommandLine, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
 ) -> None:
@@ -239,7 +401,9 @@ def test_without_slurm_it_says_so(submit: Submit, run_dir: RunDir) -> None:
 def test_a_dry_run_writes_nothing(fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir) -> None:
     answer = submit("--dry-run")
     assert answer.code == EXIT_DONE
-    assert [line.partition("=")[0] for line in answer.out.splitlines()] == ["a", "b", "c"]
+    first, *lines = answer.out.splitlines()
+    assert first.startswith(f"# First, submit makes {shlex.quote(str(run_dir.recipe))} and ")
+    assert [line.partition("=")[0] for line in lines] == ["a", "b", "c"]
     assert not run_dir.root.exists()
     assert fake_slurm.jobs == {}
 
@@ -302,7 +466,7 @@ def test_status_joins_the_queue(
     submit()
     fake_slurm.change("100", "FAILED", "NonZeroExitCode")
     fake_slurm.change("101", "CANCELLED", "DependencyNeverSatisfied")
-    entry = {"job": "100", "stage": "a", "reason": "srun ended with code 137"}
+    entry = {"job": "100", "stage": "a", "code": 1, "reason": "srun ended with code 137"}
     (run_dir.root / "slurm" / "verdicts.json").write_text(json.dumps([entry]), encoding="utf-8")
     answer = toy("status", run_dir.root)
     assert answer.code == EXIT_DONE
@@ -321,6 +485,32 @@ def test_status_joins_the_queue(
         "verdict": "srun ended with code 137",
         "log": str(log),
     }
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ([], "ran into its time limit before it had saved: warn earlier"),
+        ([75], "ran into its time limit before it had saved: warn earlier"),
+        ([75, 1], "reason 1"),
+    ],
+)
+def test_status_says_why_a_job_came_to_its_limit(
+    codes: list[int],
+    told: str,
+    toy: CommandLine,
+    fake_slurm: FakeSlurm,
+    submit: Submit,
+    run_dir: RunDir,
+) -> None:
+    submit()
+    fake_slurm.change("100", "TIMEOUT", "TimeLimit")
+    entries = [
+        {"job": "100", "stage": "a", "code": code, "reason": f"reason {code}"} for code in codes
+    ]
+    path = run_dir.root / "slurm" / "verdicts.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    assert f"a: job 100 last ended so: {told}" in toy("status", run_dir.root).out
 
 
 def test_status_of_jobs_that_slurm_has_forgotten(

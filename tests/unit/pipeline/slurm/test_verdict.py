@@ -48,7 +48,7 @@ def test_a_committed_stage_that_the_ranks_refused_is_a_failure() -> None:
 @pytest.mark.parametrize("code", [0, 1, 75, 137, 143])
 def test_a_preemption_of_this_job_goes_back_to_the_queue_whatever_srun_says(code: int) -> None:
     verdict = judge(ending(code, preempted=preempted()))
-    assert verdict == (EXIT_PREEMPTED, "stopped by SIGUSR2 (update 5/20)", 5, 0)
+    assert verdict == (EXIT_PREEMPTED, "stopped by SIGUSR2 (update 5/20)", {"update of 20": 5}, 0)
 
 
 @pytest.mark.parametrize("code", [0, 1, 75, 137])
@@ -73,8 +73,8 @@ def test_without_word_of_this_job_it_is_a_failure(left: Any, code: int) -> None:
 def test_ranks_that_lost_a_node_have_not_failed() -> None:
     progress = {"done": 7, "total": 20, "unit": "update"}
     verdict = judge(ending(1, silent_nodes=["n2", "n5"], progress=progress))
-    assert verdict == (EXIT_PREEMPTED, "no answer of n2, n5 (update 7/20)", 7, 0)
-    before = {"done": 7, "fruitless": 3}
+    assert verdict == (EXIT_PREEMPTED, "no answer of n2, n5 (update 7/20)", {"update of 20": 7}, 0)
+    before = {"reached": {"update of 20": 7}, "fruitless": 3}
     assert judge(ending(1, silent_nodes=["n2"], progress=progress, before=before)).code == (
         EXIT_FAILED
     )
@@ -116,13 +116,36 @@ AGAIN, END = EXIT_PREEMPTED, EXIT_FAILED
         ([None, None, None, None], [AGAIN] * 3 + [END]),
         ([5, 5, 5, 5, 5], [AGAIN] * 4 + [END]),
         ([5, 5, 5, 5, 6, 6, 6, 6, 6], [AGAIN] * 8 + [END]),
-        ([5, 4, 5, 4, 5], [AGAIN] * 5),
+        ([5, 4, 5, 4, 5], [AGAIN] * 4 + [END]),
+        ([5, 4, 6, 5, 7], [AGAIN] * 5),
     ],
 )
 def test_restarts_without_progress_are_bounded(
     tmp_path: Path, progress: list[int | None], codes: list[int]
 ) -> None:
     assert outcome(tmp_path, progress) == codes
+
+
+def test_progress_is_compared_with_the_same_count_only(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    codes = []
+    for restart, (unit, done) in enumerate(
+        [("shard", 9), ("row", 2), *[("shard", 9), ("row", 2)] * 2]
+    ):
+        told = {"done": done, "total": 10, "unit": unit}
+        record = preempted(restart_count=restart, progress=told)
+        run_dir.preempted.write_text(json.dumps(record), encoding="utf-8")
+        codes.append(conclude(run_dir, "b", 75, JOB, restart).code)
+    assert codes == [AGAIN] * 5 + [END]
+
+
+def test_a_failure_in_between_forgets_nothing(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    assert outcome(tmp_path, [5, 5, 5]) == [AGAIN] * 3
+    assert conclude(run_dir, "b", 1, JOB, 3).code == END  # and somebody queues it again by hand
+    record = preempted(5, restart_count=4)
+    run_dir.preempted.write_text(json.dumps(record), encoding="utf-8")
+    assert conclude(run_dir, "b", 75, JOB, 4).fruitless == 3
 
 
 def test_the_bound_says_what_to_do(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.preemption import StopFlag
 from pipeline.stage import Execution, StageContext
 from stages.clean.config import CleanConfig
 from stages.clean.run import run
-from stages.schema import Example, RawRow, read_jsonl, write_jsonl
+from stages.schema import Example, RawRow, read_shards, write_shards
 
 ROWS = [
     RawRow("one", "A  document\r\nof two lines", "A\tsummary", "train.jsonl:1"),
@@ -26,13 +26,14 @@ ROWS = [
     RawRow("five", "caf\u00e9", "cafe\u0301", "train.jsonl:6"),
 ]
 GOOD = [RawRow("good", "text", "summary", "x:1")]
+TEST = [RawRow("test", "another", "summary", "y:1")]
 
 
 def new_context(
     root: Path,
     train: list[RawRow] = ROWS,
     valid: list[RawRow] = GOOD,
-    test: list[RawRow] = GOOD,
+    test: list[RawRow] = TEST,
     stop: StopFlag | None = None,
 ) -> StageContext:
     """The context of clean in a run whose fetch committed these rows."""
@@ -40,7 +41,7 @@ def new_context(
     raw = run_dir.open_partial("fetch", payload) / "raw"
     raw.mkdir()
     for split, rows in (("train", train), ("valid", valid), ("test", test)):
-        write_jsonl(raw / f"{split}.jsonl", rows)
+        write_shards(raw / split, rows)
     inputs = {"fetch": run_dir.commit("fetch", payload, {}, {})}
     work = run_dir.open_partial("clean", {"stage": "clean"})
     execution = Execution(processes=1, threads=1, ds_profile=Path("zero0.json"))
@@ -52,7 +53,7 @@ def new_context(
 def test_every_row_stands_in_the_ledger_once(tmp_path: Path) -> None:
     context = new_context(tmp_path)
     run(CleanConfig(), context)
-    ledger = pq.read_table(context.work / "ledger" / "train.parquet").to_pylist()
+    ledger = pq.read_table(context.work / "ledger" / "train").to_pylist()
     assert [(entry["id"], entry["origin"]) for entry in ledger] == [
         (row.id, row.origin) for row in ROWS
     ]
@@ -69,7 +70,7 @@ def test_every_row_stands_in_the_ledger_once(tmp_path: Path) -> None:
 def test_kept_rows_are_the_examples_in_order(tmp_path: Path) -> None:
     context = new_context(tmp_path)
     run(CleanConfig(), context)
-    assert list(read_jsonl(context.work / "train.jsonl", Example)) == [
+    assert list(read_shards(context.work / "train", Example)) == [
         Example("one", "A document\nof two lines", "A summary"),
         Example("five", "caf\u00e9", "caf\u00e9"),
     ]
@@ -89,21 +90,35 @@ def test_metrics_count_each_outcome(tmp_path: Path) -> None:
 def test_ledger_has_lengths_before_and_after(tmp_path: Path) -> None:
     context = new_context(tmp_path)
     run(CleanConfig(), context)
-    ledger = pq.read_table(context.work / "ledger" / "train.parquet").to_pylist()
-    names = ("document_chars_raw", "document_chars", "summary_chars_raw", "summary_chars")
-    assert [tuple(entry[name] for name in names) for entry in ledger] == [
-        (25, 23, 9, 9),
-        (3, 0, 18, 18),
-        (17, 17, 1, 0),
-        (0, 0, 0, 0),
-        (4, 4, 5, 4),
+    ledger = pq.read_table(context.work / "ledger" / "train").to_pylist()
+    names = [
+        f"{role}_{unit}{when}"
+        for unit in ("chars", "words")
+        for role in ("document", "summary")
+        for when in ("_raw", "")
     ]
+    assert [tuple(entry[name] for name in names) for entry in ledger] == [
+        (25, 23, 9, 9, 5, 5, 2, 2),
+        (3, 0, 18, 18, 0, 0, 3, 3),
+        (17, 17, 1, 0, 3, 3, 0, 0),
+        (0, 0, 0, 0, 0, 0, 0, 0),
+        (4, 4, 5, 4, 1, 1, 1, 1),
+    ]
+
+
+def test_words_are_counted_before_the_rules_too(tmp_path: Path) -> None:
+    context = new_context(
+        tmp_path, train=[RawRow("a", "LONDON (CNN) -- It rained.", "Rain.", "x:1")]
+    )
+    run(CleanConfig(rules=("cnn_dateline",)), context)
+    (entry,) = pq.read_table(context.work / "ledger" / "train").to_pylist()
+    assert (entry["document_words_raw"], entry["document_words"]) == (4, 2)
 
 
 def test_the_unicode_form_is_that_of_the_recipe(tmp_path: Path) -> None:
     context = new_context(tmp_path, train=[RawRow("a", "\ufb01re", "\u2460", "x:1")])
     run(CleanConfig(unicode_form="NFKC"), context)
-    assert list(read_jsonl(context.work / "train.jsonl", Example)) == [Example("a", "fire", "1")]
+    assert list(read_shards(context.work / "train", Example)) == [Example("a", "fire", "1")]
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
-from pipeline.artifact import RunDir
-from pipeline.distributed.checkpoint import folder_name
-from pipeline.distributed.world import World
 from pipeline.errors import CheckpointError, CorruptArtifact
-from pipeline.files import record_tree, write_json
-from pipeline.log import Progress
-from pipeline.preemption import StopFlag
-from pipeline.stage import Execution, StageContext
+from pipeline.files import record_tree
+from pipeline.stage import StageContext
 from stages.decoding import DecodingRules
 from stages.export.config import ExportSettings
-from stages.export.run import run
-from stages.fetch.config import ScratchModel
+from stages.export.run import _copy_tokenizer, run
 from stages.fetch.scratch import new_model, train_bpe
 from stages.generate.chosen_model import choose_model
+from tests.unit.stages.export.contexts import NEWEST, SMALL, State, new_context, prefixed
 
 torch.set_num_threads(1)
 
-State = dict[str, Tensor]
 RULES = DecodingRules()
-SMALL = ScratchModel(source="scratch", d_model=16, layers=1, heads=2, ffn=16, max_positions=32)
 
 
 @pytest.fixture(scope="module")
@@ -47,74 +39,6 @@ def trained(pretrained: Path) -> BartForConditionalGeneration:
     """Another model of the same shape, as training would leave it."""
     vocabulary = len(AutoTokenizer.from_pretrained(pretrained))
     return new_model(SMALL, vocabulary, seed=2).eval()
-
-
-def probe(trained: BartForConditionalGeneration) -> State:
-    """Two rows, the second one padded, with the trainer's logits."""
-    source_BS = torch.tensor([[0, 10, 11, 12, 2], [0, 13, 2, 1, 1]])
-    target_BT = torch.tensor([[0, 20, 2], [0, 2, 1]])
-    batch = {
-        "source_ids_BS": source_BS,
-        "source_mask_BS": (source_BS != 1).long(),
-        "decoder_ids_BT": torch.tensor([[2, 0, 20], [2, 0, 2]]),
-        "target_ids_BT": target_BT,
-        "target_mask_BT": target_BT != 1,
-    }
-    with torch.no_grad():
-        logits_BTV = trained(
-            input_ids=source_BS,
-            attention_mask=batch["source_mask_BS"],
-            decoder_input_ids=batch["decoder_ids_BT"],
-        ).logits
-    return {**batch, "logits_BTV": logits_BTV}
-
-
-NEWEST = 7
-
-
-def prefixed(model: BartForConditionalGeneration) -> State:
-    """A model's state under the names of the trained module."""
-    return {f"bart.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def write_checkpoint(root: Path, update: int, state: State) -> None:
-    """A committed ZeRO-0 checkpoint."""
-    folder = root / folder_name(update)
-    (folder / "state").mkdir(parents=True)
-    torch.save({"module": state}, folder / "state" / "mp_rank_00_model_states.pt")
-    record = {"update": update, "world_size": 1, "zero_stage": 0, "notes": None}
-    write_json(folder / "commit.json", {**record, "files": record_tree(folder)})
-
-
-def new_context(
-    root: Path,
-    pretrained: Path,
-    trained: BartForConditionalGeneration,
-    change: Callable[[State], object] = lambda state: None,
-    *,
-    older: Mapping[int, State] | None = None,
-    chosen: tuple[int, ...] = (NEWEST,),
-) -> StageContext:
-    """The context of export in a run whose training left checkpoints; `change` edits the newest."""
-    run_dir = RunDir(root)
-    folder = run_dir.open_partial("fetch", {}) / "model"
-    folder.mkdir()
-    for file in pretrained.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    finetuned = run_dir.open_partial("finetune", {})
-    newest = prefixed(trained)
-    change(newest)
-    for update, state in {**(older or {}), NEWEST: newest}.items():
-        write_checkpoint(finetuned / "checkpoints", update, state)
-    write_json(finetuned / "selection.json", {"weights": "last", "updates": list(chosen)})
-    save_file(probe(trained), finetuned / "probe.safetensors")
-    inputs = {name: run_dir.commit(name, {}, {}, {}) for name in ("fetch", "finetune")}
-    work = run_dir.open_partial("export", {})
-    execution = Execution(processes=1, threads=1, ds_profile=Path("zero0.json"))
-    progress = Progress("export", None, console=False)
-    return StageContext(
-        inputs, work, 1, World(), execution, StopFlag(), progress, guard=lambda: None
-    )
 
 
 def test_the_exported_model_is_the_trained_one(
@@ -367,3 +291,16 @@ def test_a_chosen_checkpoint_that_is_damaged_is_named(
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"update_00000002.*sha256"):
         run(ExportSettings(decoding=RULES), context)
+
+
+def test_only_the_tokenizer_s_files_come_along(tmp_path: Path) -> None:
+    """A folder cloned from the Hub has its own card, and may have secrets and other weights."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    theirs = ("tokenizer.json", "merges.txt", "vocab.json", "sentencepiece.bpe.model")
+    others = ("README.md", ".env", ".gitattributes", "tf_model.h5", "model.safetensors")
+    for name in (*theirs, *others):
+        (source / name).write_text(name, encoding="utf-8")
+    _copy_tokenizer(source, target)
+    assert {path.name for path in target.iterdir()} == set(theirs)

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import DataError
 from stages.fetch.config import Columns, HubDataset, HubModel
-from stages.fetch.hub import hub_model, hub_rows
+from stages.fetch.hub import commit_of, hub_rows
+from stages.fetch.rows import checked_rows
 from stages.schema import RawRow
 
 
@@ -23,6 +24,17 @@ def repository(folder: Path, rows: list[dict[str, object]]) -> HubDataset:
     return HubDataset(source="hub", path=str(folder), revision="0" * 40, columns=columns)
 
 
+def read(dataset: HubDataset, split: str, cache: Path) -> list[RawRow]:
+    return list(
+        checked_rows(
+            lambda: hub_rows(dataset, split, dataset.revision, cache),
+            split,
+            dataset.columns,
+            dataset.on_bad_row,
+        )
+    )
+
+
 def row(number: int, **changed: object) -> dict[str, object]:
     return {
         "article": f"text {number}",
@@ -34,7 +46,7 @@ def row(number: int, **changed: object) -> dict[str, object]:
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_rows_come_in_order_with_mapped_columns(split: str, tmp_path: Path) -> None:
     dataset = repository(tmp_path / "data", [row(0), row(1)])
-    assert list(hub_rows(dataset, split, tmp_path / "cache")) == [
+    assert read(dataset, split, tmp_path / "cache") == [
         RawRow("0", "text 0", "short 0", f"{split}:0"),
         RawRow("1", "text 1", "short 1", f"{split}:1"),
     ]
@@ -51,14 +63,14 @@ def test_rows_come_in_order_with_mapped_columns(split: str, tmp_path: Path) -> N
 def test_bad_rows_are_named(rows: list[dict[str, object]], told: str, tmp_path: Path) -> None:
     dataset = repository(tmp_path / "data", rows)
     with pytest.raises(DataError, match=told):
-        list(hub_rows(dataset, "test", tmp_path / "cache"))
+        read(dataset, "test", tmp_path / "cache")
 
 
 def test_a_missing_split_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     dataset = repository(tmp_path / "data", [row(0)])
     (tmp_path / "data" / "test.jsonl").unlink()
     with pytest.raises(DataError, match="split test"):
-        list(hub_rows(dataset, "test", tmp_path / "cache"))
+        read(dataset, "test", tmp_path / "cache")
 
 
 def test_a_model_that_cannot_be_reached_is_an_error_with_a_way_out(
@@ -67,4 +79,4 @@ def test_a_model_that_cannot_be_reached_is_an_error_with_a_way_out(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = HubModel(source="hub", path="nobody/nothing", revision="0" * 40)
     with pytest.raises(DataError, match=r"nobody/nothing.*--only fetch"):
-        hub_model(model, tmp_path / "model")
+        commit_of("model", model.path, model.revision)

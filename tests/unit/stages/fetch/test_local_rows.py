@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import DataError
-from stages.fetch.config import Columns
-from stages.fetch.local_rows import read_rows
-from stages.schema import RawRow, read_jsonl, write_jsonl
+from pipeline.config import validate
+from pipeline.errors import ConfigError, DataError
+from stages.fetch.config import Columns, FetchConfig
+from stages.fetch.local_rows import found_rows
+from stages.fetch.rows import checked_rows
+from stages.schema import RawRow
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "document": "One, two.\nThree.", "summary": "Numbers"},
@@ -22,17 +27,24 @@ ROWS: list[dict[str, Any]] = [
     {"id": "c", "document": "", "summary": "without a document"},
     {"id": "d", "document": "line\u2028separator", "summary": " blanks kept "},
 ]
-FORMATS = ("jsonl", "csv", "parquet")
+FORMATS = ("jsonl", "csv", "tsv", "parquet", "jsonl.gz", "jsonl.zst", "csv.gz", "tsv.zst")
+LINES_BEFORE = {"csv": 1, "tsv": 1, "csv.gz": 1, "tsv.zst": 1}
+"""The header is line 1."""
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows in the format of the file's name."""
-    if path.suffix == ".jsonl":
+    if path.suffix in (".gz", ".zst"):
+        content = write(path.with_suffix(""), rows).read_bytes()
+        codec = {".gz": gzip.compress, ".zst": zstd}[path.suffix]
+        path.write_bytes(codec(content))
+    elif path.suffix == ".jsonl":
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.write_text("".join(lines), encoding="utf-8")
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -40,8 +52,14 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pa.compress(content, codec="zstd", asbytes=True)
+    return packed
+
+
 def read(path: Path, **columns: str) -> list[RawRow]:
-    return list(read_rows(path, "train", Columns(**columns)))
+    names = Columns(**columns)
+    return list(checked_rows(lambda: found_rows([path], names, 1 << 26), "train", names, "fail"))
 
 
 def contents(rows: list[RawRow]) -> list[tuple[str, str, str]]:
@@ -95,8 +113,8 @@ def test_a_missing_column_is_named_beside_those_present(tmp_path: Path, suffix: 
 def test_a_duplicate_id_names_both_places(tmp_path: Path, suffix: str) -> None:
     rows = [{**ROWS[0], "id": name, "document": "d"} for name in ("a", "b", "a")]
     path = write(tmp_path / f"train.{suffix}", rows)
-    # CSV counts its header as line 1.
-    first, second = (2, 4) if suffix == "csv" else (1, 3)
+    before = LINES_BEFORE.get(suffix, 0)
+    first, second = before + 1, before + 3
     message = refusal(path)
     assert f"{path.name}:{first}" in message and f"{path}:{second}" in message
     assert "'a'" in message
@@ -132,11 +150,11 @@ def test_a_document_over_128_kib_is_read_whole(tmp_path: Path, suffix: str) -> N
     assert read(path)[0].document == text
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_origin_names_file_and_line(tmp_path: Path, suffix: str) -> None:
     rows = [{"document": f"d{number}", "summary": "s"} for number in range(3)]
     found = read(write(tmp_path / f"train.{suffix}", rows))
-    first = 2 if suffix == "csv" else 1
+    first = LINES_BEFORE.get(suffix, 0) + 1
     assert [row.origin for row in found] == [f"train.{suffix}:{first + n}" for n in range(3)]
 
 
@@ -155,7 +173,89 @@ def test_a_malformed_jsonl_line_is_named(tmp_path: Path, line: bytes, reason: st
     good = b'{"document": "d", "summary": "s"}\n'
     path.write_bytes(good + b"\n" + line + b"\n" + good)  # a blank line counts as a line
     message = refusal(path)
-    assert f"{path}, line 3" in message and reason in message
+    assert f"{path}:3: " in message and reason in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[\n  {"document": "d", "summary": "s"}\n]\n',
+        '{\n  "document": "d",\n  "summary": "s"\n}\n',
+        '[{"document": "d", "summary": "s"}]',
+    ],
+    ids=["list over lines", "object over lines", "list"],
+)
+def test_json_that_is_not_one_object_a_line_says_how_to_make_it_so(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(text, encoding="utf-8")
+    message = refusal(path)
+    assert f"{path}:1: " in message and "one object a line is expected" in message
+    assert "jq -c '.[]'" in message
+
+
+def test_a_needed_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Whichever was taken, it would be a guess."""
+    table = pa.table([["d"], ["s"], ["other"]], names=["document", "summary", "document"])
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert "has the column 'document' twice" in refusal(tmp_path / "train.parquet")
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"document": "d", "summary": "s", "document": "other"}\n', encoding="utf-8")
+    assert f"{path}:1: cannot be read (gives 'document' twice)" in refusal(path)
+    path.write_text('{"document": "d", "summary": "s", "x": {"y": 1, "y": 2}}\n', encoding="utf-8")
+    assert read(path)[0].document == "d"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"document": "t", "summary": "t"}, {"summary": "document"}, {"id": "summary"}],
+)
+def test_two_columns_of_one_name_are_refused(columns: dict[str, str]) -> None:
+    dataset = {"source": "local", "path": "x", "columns": columns}
+    with pytest.raises(ConfigError, match=r"columns.*is given for two of them"):
+        validate(FetchConfig, {"dataset": dataset, "model": {"source": "scratch"}}, "test")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "parquet", "source"])
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EACCES, "let this user read it"), (errno.ENOENT, "bring it again")],
+)
+def test_a_file_that_may_not_be_read_is_the_one_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, number: int, told: str
+) -> None:
+    """Tests may run as root, to whom nothing is forbidden: the system's answer is put in its place."""
+    path = (
+        write(tmp_path / f"train.{suffix}", ROWS) if suffix != "source" else tmp_path / "x.source"
+    )
+    for name in ("x.source", "x.target"):
+        (tmp_path / name).write_text("d\n", encoding="utf-8")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(pa, "OSFile", refuse)
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    message = refusal(path)
+    assert message.startswith(f"{path}: cannot be read ({os.strerror(number)}); ")
+    assert told in message and "--run-dir" not in message
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_passing_failure_of_the_file_system_keeps_its_own_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = write(tmp_path / f"train.{suffix}", ROWS)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(OSError, match="Stale"):
+        read(path)
 
 
 @pytest.mark.parametrize("line", ["only one field", "one,two,three"])
@@ -185,14 +285,9 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path, content: bytes) -> None:
     assert str(path) in refusal(path)
 
 
-def test_half_of_a_surrogate_pair_is_carried_or_refused_in_words(tmp_path: Path) -> None:
+def test_half_of_a_surrogate_pair_is_refused_in_words(tmp_path: Path) -> None:
     """JSON may hold one (emoji cut by a length limit do); it has no UTF-8 form of its own."""
     path = tmp_path / "train.jsonl"
     path.write_text('{"document": "cut \\ud83d", "summary": "s"}\n', encoding="ascii")
-    try:
-        rows = read(path)
-    except DataError as error:
-        assert f"{path}:1" in str(error)
-        return
-    write_jsonl(tmp_path / "raw.jsonl", rows)
-    assert list(read_jsonl(tmp_path / "raw.jsonl", RawRow)) == rows
+    message = refusal(path)
+    assert f"{path}:1" in message and "surrogate" in message

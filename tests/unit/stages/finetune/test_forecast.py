@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -187,13 +186,10 @@ except SystemExit as stop:
 """
 
 
-def test_planning_on_encoded_rows_imports_nothing_heavy_and_is_quick(encoded: Path) -> None:
+def test_planning_on_encoded_rows_imports_nothing_heavy(encoded: Path) -> None:
     command = [sys.executable, "-c", LIGHT, "plan", str(TINY), "--run-dir", str(encoded)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (EXIT_DONE, "[]\n")
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert "largest micro-batch" in done.stdout
 
 

@@ -45,9 +45,11 @@ def test_sums_come_back_to_the_bit(tmp_path: Path) -> None:
             update=7,
             window=Sums(1 / 3, 2.0, 1e-30, 5.0),
             window_target_tokens=123,
+            row_digest="5b1c90fe",
             selection=Selection(4, 1 / 7, 2, [2, 4, 6]),
             skipped=3,
             overflows=2,
+            dropped=5,
             measured={"nll": 0.1 + 0.2, "smoothing": 1.5, "accuracy": 1 / 3},
             is_validated=False,
         ),
@@ -58,6 +60,12 @@ def test_a_state_comes_back_whole(state: State) -> None:
     read = State.of_json(json.loads(json.dumps(state.to_json())))
     assert read == state
     assert isinstance(read.selection, Selection)
+
+
+def test_a_state_of_before_drops_were_counted_is_read() -> None:
+    notes = State(update=7).to_json()
+    del notes["dropped"]
+    assert State.of_json(notes) == State(update=7)
 
 
 def test_a_restored_state_goes_on_counting() -> None:

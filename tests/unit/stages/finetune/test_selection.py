@@ -92,6 +92,13 @@ def test_last_is_the_newest_whatever_was_best() -> None:
     assert after(settings, 1.0, 2.0).chosen(settings, last=5) == [5]
 
 
+def test_the_nll_handed_on_is_that_of_the_chosen_weights() -> None:
+    for weights, nll in (("last", 4.0), ("best", 1.0), ("average", None)):
+        settings = config(weights)
+        assert after(settings, 3.0, 1.0, 4.0).chosen_nll(settings, last_nll=4.0) == nll
+        assert Selection().chosen_nll(settings, last_nll=4.0) == 4.0, "without candidates the last"
+
+
 def test_a_selection_is_not_shared_between_runs() -> None:
     after(config("average"), 1.0, 2.0)
     assert Selection().candidates == []

@@ -20,7 +20,8 @@ from stages.generate.documents import Document
 from stages.generate.engine import Source, Summarizer
 from stages.generate.summaries import Portion, Summarize
 from stages.schema import Prediction
-from stages.tokens import token_ids
+from stages.text_rules import RULES, CleaningRules
+from stages.tokens import Policy, TruncationRules, token_ids, tokenize
 from tests.conftest import Answer, CommandLine
 
 torch.set_num_threads(1)
@@ -320,6 +321,78 @@ def test_a_run_brings_its_settings(run_dir: RunDir, sumpipe: CommandLine, tmp_pa
     assert (alone.num_beams, alone.return_sequences, alone.profile) == (1, 1, "fairseq")
 
 
+def with_settings(run_dir: RunDir, clean: Config, **encode: object) -> None:
+    recipe = yaml.safe_load(run_dir.recipe.read_text(encoding="utf-8"))
+    recipe |= {"clean": clean.settings(), "encode": {**recipe["encode"], **encode}}
+    run_dir.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+
+def test_new_documents_are_cleaned_by_the_run_s_rules(
+    run_dir: RunDir, sumpipe: CommandLine, tmp_path: Path
+) -> None:
+    """A rule for summaries alone changes no document; the summary that a document gives of itself goes."""
+    with_settings(run_dir, CleaningRules(rules=("join_lines", "reddit_tldr", "html_entities")))
+    plain = {"text": "a few words\non & on"}
+    untidy = {"text": "a  few words\non &amp; on\n**TL;DR:** train"}
+    given_away = {"text": "TL;DR: train"}
+    lines = [json.dumps(one) for one in (plain, untidy, given_away)]
+    file = written(tmp_path / "in.jsonl", "\n".join(lines).encode())
+    answer = sumpipe("summarize", run_dir.root, file)
+    assert answer.code == 0, answer.err
+    as_it_is, cleaned, empty = rows(answer)
+    assert (cleaned.prediction, cleaned.score) == (as_it_is.prediction, as_it_is.score)
+    assert empty.stop == "empty"
+    told = "Unicode NFC, blanks, then join_lines, reddit_tldr, html_entities"
+    assert f"documents are cleaned as the run's were: {told}" in answer.err
+
+
+def test_a_rule_that_is_not_here_is_refused(run_dir: RunDir) -> None:
+    with_settings(run_dir, CleaningRules())
+    text = run_dir.recipe.read_text(encoding="utf-8").replace("rules: []", "rules: [of_tomorrow]")
+    run_dir.recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(Exception, match=r"recipe.yaml, clean: .*\n.*no rule 'of_tomorrow'"):
+        choose_model(run_dir.root, {})
+
+
+def test_another_version_of_a_rule_is_told(
+    run_dir: RunDir, sumpipe: CommandLine, tmp_path: Path
+) -> None:
+    config = CleaningRules(rules=("reddit_tldr", "html_entities"))
+    with_settings(run_dir, config)
+    file = written(tmp_path / "in.txt", b"a few\n")
+    assert "another version" not in sumpipe("summarize", run_dir.root, file).err
+    versions = {"reddit_tldr": 7, "html_entities": RULES["html_entities"].version}
+    payload = {"stage": "clean", "config": {**config.identity(), "rule_versions": versions}}
+    run_dir.open_partial("clean", payload)
+    run_dir.commit("clean", payload, {}, {})
+    answer = sumpipe("summarize", run_dir.root, file)
+    now = RULES["reddit_tldr"].version
+    assert f"by another version of reddit_tldr 7, here {now}: summaries may differ" in answer.err
+    assert "html_entities 1, here" not in answer.err
+
+
+@pytest.mark.parametrize("policy", ["head", "head_tail", "sentences"])
+def test_new_documents_are_cut_as_the_run_cut_them(
+    run_dir: RunDir, sumpipe: CommandLine, tmp_path: Path, policy: Policy
+) -> None:
+    with_settings(run_dir, CleaningRules(), truncation=policy, head_share=0.5)
+    text = "A few. On and on. And words to train on."
+    file = written(tmp_path / "in.txt", text.encode())
+    chosen = choose_model(run_dir.root, {})
+    rules = TruncationRules(truncation=policy, head_share=0.5)
+    assert (chosen.truncation, chosen.source_tokens) == (rules, 12)
+    summarizer = Summarizer(chosen.folder, chosen.search, "cpu")
+    ((ids, lost),) = tokenize(summarizer.tokenizer, [text], 12, rules)
+    (expected,) = summarizer.summarize([Source("1", ids, lost)], 1, "batch size")
+    as_jsonl = ("--output-format", "jsonl")
+    assert rows(sumpipe("summarize", run_dir.root, file, *as_jsonl)) == [expected]
+    assert expected.source_tokens_lost == lost > 0
+    with_settings(run_dir, CleaningRules(), truncation="fail", head_share=0.5)
+    assert rows(sumpipe("summarize", run_dir.root, file, *as_jsonl))[0].stop.startswith("failed: ")
+    asked = sumpipe("summarize", run_dir.root, file, *as_jsonl, "--truncation", policy)
+    assert rows(asked) == [expected]
+
+
 def test_a_run_without_export_says_how_to_finish_it(run_dir: RunDir) -> None:
     run_dir.remove("export")
     with pytest.raises(Exception, match=r"export is not done.*--to export"):
@@ -331,6 +404,6 @@ def test_out_of_memory_names_the_option(folder: Path, monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("stages.generate.decoding.decode", fail)
-    work = Summarize(choose_model(folder, {"max_length": 8}), 64, "head", "cpu", 1)
+    work = Summarize(choose_model(folder, {"max_length": 8}), 64, "cpu", 1)
     with pytest.raises(Exception, match=r"lower --batch-tokens \(now 64\)"):
         work(Portion([Document("1", "a few")], 0))

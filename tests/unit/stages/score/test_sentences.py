@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from stages.score.sentences import Splitter, lead, split_sentences
+from stages.score.config import Splitter
+from stages.score.sentences import document_sentences, lead, punkt_sha256, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,26 @@ def test_punkt_knows_abbreviations(monkeypatch: pytest.MonkeyPatch) -> None:
     if data is None:
         pytest.skip("SUMPIPE_TEST_DATA is not set: no punkt_tab")
     monkeypatch.setattr(nltk.data, "path", [str(Path(data) / "nltk_data")])
-    text = "Mr. Smith came to Dover. He left again."
-    assert split_sentences(text, "punkt") == ["Mr. Smith came to Dover.", "He left again."]
+    text = "Mr. Smith came to Dover. He left again.\nno full stop"
+    expected = ["Mr. Smith came to Dover.", "He left again.", "no full stop"]
+    assert split_sentences(text, "punkt") == expected
+
+
+def test_the_identity_of_punkt_s_data_is_of_its_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    with pytest.raises(DataError, match="punkt_tab"):
+        punkt_sha256()
+    names = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+    for name in names:
+        (folder / name).write_text(name, encoding="utf-8")
+    before = punkt_sha256()
+    assert before == hashlib.sha256("".join(names).encode()).hexdigest()
+    (folder / names[0]).write_text("mr", encoding="utf-8")
+    assert punkt_sha256() != before
 
 
 DOCUMENT = "One is here. Two is there. Three is away. Four."
@@ -95,6 +115,11 @@ def test_lead(
     unit: Literal["sentences", "words"], count: int, splitter: Splitter, expected: str
 ) -> None:
     assert lead(DOCUMENT, unit, count, splitter) == expected
+
+
+def test_a_document_in_one_line_is_not_one_sentence() -> None:
+    assert len(document_sentences(f"{DOCUMENT}\n", "newline")) == 4
+    assert len(document_sentences(f"{DOCUMENT}\nFive. Six.", "newline")) == 2
 
 
 def test_lead_takes_lines_where_the_document_has_them() -> None:

@@ -1,0 +1,210 @@
+"""Which files make up which split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipeline.errors import DataError
+from stages.fetch.config import LocalDataset
+from stages.fetch.formats import KNOWN, format_of, partner
+from stages.fetch.refusals import input_errors
+from stages.schema import SPLITS
+
+ALL = "all"
+"""The one source of a set that is yet to be cut."""
+Files = dict[str, list[Path]]
+"""The files of each split, in order; or those of ALL."""
+
+_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+
+
+def local_files(dataset: LocalDataset) -> Files:
+    """Return the files of a local dataset.
+
+    Raises:
+        DataError: If there are none, or it is not clear which.
+    """
+    if dataset.derive is not None:
+        return {ALL: expand(dataset.path.parent, str(dataset.path), "fetch.dataset.path")}
+    if dataset.files is None:
+        return split_files(dataset.path)
+    patterns = {split: getattr(dataset.files, split) for split in SPLITS}
+    files = {
+        split: expand(dataset.path, pattern, f"fetch.dataset.files.{split}")
+        for split, pattern in patterns.items()
+    }
+    return _disjoint(files)
+
+
+def split_files(folder: Path) -> Files:
+    """Return the files of the splits in a folder, found by their names.
+
+    A split is one file (train.jsonl), numbered ones (train-00000-of-00003.parquet) or a folder of parts
+    (train/, or train.parquet/ as Spark and Dask write it); `validation`, `val` and `dev` are names of valid.
+
+    Raises:
+        DataError: If the folder or a split is missing or cannot be read, or a split is there twice.
+    """
+    with input_errors(folder, "fetch.dataset.path"):
+        is_folder = folder.is_dir()
+    if not is_folder:
+        raise DataError(
+            f"fetch.dataset.path: {folder} is not a folder; give one with train, valid and test files "
+            f"({KNOWN}), say in fetch.dataset.files where they are, or cut one source with "
+            "fetch.dataset.derive"
+        )
+    return {split: _named(folder, split) for split in SPLITS}
+
+
+def _named(folder: Path, split: str) -> list[Path]:
+    field = "fetch.dataset.path"
+    with input_errors(folder, field):
+        formats = {path: format_of(path) for path in sorted(folder.iterdir())}
+    stems = {path: of_path.stem for path, of_path in formats.items() if of_path}
+    candidates: list[list[Path]] = []
+    for name in _NAMES[split]:
+        numbered = re.compile(rf"{name}[-_.]\d.*")
+        candidates += [[path] for path, stem in stems.items() if stem == name]
+        candidates.append([path for path, stem in stems.items() if numbered.fullmatch(stem)])
+        if (folder / name).is_dir():
+            candidates.append([folder / name])
+    found = [paths for paths in candidates if paths]
+    if len(found) != 1:
+        what = f"{len(found)} files" if found else "no file"
+        raise DataError(
+            f"{folder}: has {what} for the {split} split; expected one of "
+            f"{', '.join(_NAMES[split])} in one of the formats {KNOWN}, or say in fetch.dataset.files "
+            "where it is"
+        )
+    return _checked([file for path in found[0] for file in expand(folder, path.name, field)])
+
+
+def expand(folder: Path, name: str, field: str) -> list[Path]:
+    """Return the files that the name of a file or folder, or a glob, stands for, in the order of their names.
+
+    Args:
+        folder: Where names and globs start that are not absolute.
+        name: Of a folder the files of known formats are taken, but hidden ones, such as macOS' `._a.jsonl`,
+            and none of folders below.
+        field: The setting, for messages.
+
+    Raises:
+        DataError: If there are none; or one cannot be read, has an unknown or another format, or lacks its
+            partner.
+    """
+    path = folder / name
+    with input_errors(path, field):
+        if path.is_dir():
+            files = [file for file in path.iterdir() if not file.name.startswith(".")]
+            found = [file for file in files if format_of(file) and _is_file(file)]
+            if not found:
+                raise DataError(f"{field}: {path} has no file of a known format ({KNOWN})")
+        elif _is_file(path):
+            found = [path]
+        else:
+            found = _globbed(folder, name, field)
+            if not found:
+                raise DataError(
+                    f"{field}: {path} is neither a file, nor a folder, nor a glob of some"
+                )
+    unknown = [file for file in found if format_of(file) is None]
+    if unknown:
+        raise DataError(
+            f"{field}: the format of {unknown[0]} is not known from its name; known: {KNOWN}"
+        )
+    return _checked(sorted(found))
+
+
+def _is_file(path: Path) -> bool:
+    if path.is_symlink() and not path.exists():
+        raise DataError(
+            f"{path}: is a link to {path.readlink()}, which is not there; bring that, or mend or remove "
+            "the link"
+        )
+    return path.is_file()
+
+
+def _globbed(folder: Path, pattern: str, field: str) -> list[Path]:
+    is_absolute = Path(pattern).is_absolute()
+    top, below = (Path("/"), pattern.lstrip("/")) if is_absolute else (folder, pattern)
+    try:
+        matches = list(top.glob(below))
+    except ValueError as error:
+        raise DataError(
+            f"{field}: {pattern!r} is no glob ({error}); ** stands for folders and for itself between "
+            "slashes, as in **/*.jsonl"
+        ) from error
+    shown = [
+        path for path in matches if not _is_hidden(path if is_absolute else path.relative_to(top))
+    ]
+    named = [path for path in shown if (_is_file(path) if format_of(path) else path.is_file())]
+    partners = {partner(path) for path in named}
+    return [path for path in named if path not in partners]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file, or its folder below where the glob started, is hidden: the Hub keeps notes there."""
+    parts = path.parts[-1:] if path.is_absolute() else path.parts
+    return any(part.startswith(".") and part != ".." for part in parts)
+
+
+def _checked(paths: list[Path]) -> list[Path]:
+    """Refuse files that are probably the same rows twice, and those without their partners."""
+    known = [(path, found) for path in paths if (found := format_of(path))]
+    first: dict[tuple[Path, str], Path] = {}
+    for path, found in known:
+        one = first.setdefault((path.parent, found.stem), path)
+        other = one if one != path else known[0][0] if found.kind != known[0][1].kind else None
+        if other is not None:
+            raise DataError(
+                f"{other} and {path}: files of one split in two formats may be the same rows twice; take "
+                "one out, or write all in one format"
+            )
+    for path in paths:
+        other = partner(path)
+        if other is not None and not _is_file(other):
+            raise DataError(f"{path}: its summaries are missing; expected {other.name} beside it")
+    return paths
+
+
+def _disjoint(files: Files) -> Files:
+    owner: dict[Path, str] = {}
+    for split, paths in files.items():
+        for path in paths:
+            other = owner.setdefault(path.resolve(), split)
+            if other != split:
+                raise DataError(
+                    f"fetch.dataset.files: {path} belongs to {other} and to {split}; a row may be in one"
+                )
+    return files
+
+
+def matching(folder: Path, layouts: Sequence[dict[str, str]], help_: str) -> tuple[int, Files]:
+    """Return which of several layouts a folder has, and its files.
+
+    Args:
+        folder: A folder; or a file, which is the whole of a layout of one source.
+        layouts: Globs by split, or by ALL.
+        help_: What to do if it has none.
+
+    Raises:
+        DataError: If it has none, or cannot be read.
+    """
+    field = "fetch.dataset.path"
+    with input_errors(folder, field):
+        is_file, is_folder = folder.is_file(), folder.is_dir()
+        for number, layout in enumerate(layouts):
+            if is_file and set(layout) == {ALL}:
+                return number, {ALL: expand(folder.parent, folder.name, field)}
+            if all(_globbed(folder, pattern, field) for pattern in layout.values()):
+                found = {split: expand(folder, glob, field) for split, glob in layout.items()}
+                return number, found
+    what = "has none of the layouts" if is_folder else "is not there, or has not the layout"
+    expected = "; or ".join(", ".join(_sorted_globs(layout)) for layout in layouts)
+    raise DataError(f"fetch.dataset.path: {folder} {what} of this set: {expected}. {help_}")
+
+
+def _sorted_globs(layout: dict[str, str]) -> Iterable[str]:
+    return (layout[split] for split in (*SPLITS, ALL) if split in layout)

@@ -1,0 +1,142 @@
+"""`sumpipe report`: the page of a run, also of one that is not finished, or of several runs side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.artifact import require_run_dir
+from pipeline.config import load_yaml, validate
+from pipeline.errors import ConfigError
+from pipeline.files import write_atomic
+from stages.report.config import ReportConfig
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from stages.compare.comparison import Comparison, Figure
+    from stages.compare.tables import Table
+    from stages.report.copies import Piece
+
+
+def add_report(app: typer.Typer) -> None:
+    """Add the command to the project's command line."""
+
+    @app.command("report")
+    def report_command(
+        runs: Annotated[
+            list[Path],
+            typer.Argument(metavar="DIR...", help="A run directory; several are compared."),
+        ],
+        out: Annotated[
+            Path, typer.Option("--out", "-o", help="The page; a file that is there is replaced.")
+        ] = Path("report.html"),
+    ) -> None:
+        """Write one HTML page that tells of a run as far as it is, or compares several."""
+        folder = Path(os.path.realpath(out)).parent
+        if out.is_dir() or not folder.is_dir():
+            found = "is a folder" if out.is_dir() else f"there is no folder {folder}"
+            raise ConfigError(f"--out {out}: {found}; give the name of a file to write")
+        page = run_page(runs[0]) if len(runs) == 1 else _compared(runs)
+        write_atomic(Path(os.path.realpath(out)), page)  # a link stays, what it leads to is written
+        print(f"{out}: {len(page.encode('utf-8')) / 1e3:,.0f} kB; open it in a browser")
+
+
+def run_page(root: Path) -> str:
+    """Return the page of what a run directory has so far.
+
+    Raises:
+        PipelineError: If it is no run directory, or what is committed cannot be read.
+    """
+    from stages.report.facts import STAGES, gather
+    from stages.report.page import render_page
+
+    run_dir = require_run_dir(root)
+    recipe = load_yaml(run_dir.recipe)
+    source = f"{run_dir.recipe}: report"
+    config = validate(ReportConfig, recipe.get("report", {}), source)
+    found = {stage: run_dir.artifact(stage) for stage in STAGES}
+    inputs = {stage: artifact for stage, artifact in found.items() if artifact is not None}
+    name, seed = str(recipe.get("name", "unnamed")), int(recipe.get("seed", 1))
+    return render_page(gather(name, seed, run_dir, inputs, config))
+
+
+def _compared(roots: Sequence[Path]) -> str:
+    from stages.compare.folders import compare_folders
+
+    return comparison_page(compare_folders(roots))
+
+
+def _with_corner(table: Table) -> Table:
+    """Give the first column, empty on a console, its name."""
+    return table._replace(header=("Metric", *table.header[1:]))
+
+
+def _named(table: Table, first: str, second: str) -> Table:
+    """Give the columns of a pair the names of its systems."""
+    return table._replace(header=("Metric", first, second, *table.header[3:]))
+
+
+def _marked(text: str | None, other: str | None) -> tuple[list[Piece], str]:
+    """Return a text in pieces, those that the other has too marked, and how it is cut in words."""
+    from stages.report.copies import copied_pieces
+    from stages.report.page import head
+
+    shown, cut = head(text or "")
+    return copied_pieces(shown, other or ""), cut
+
+
+def _charts(found: Comparison) -> list[tuple[str, Markup]]:
+    """Return a chart a ROUGE type: each system's mean with its interval."""
+    from stages.compare.wording import metric_of
+    from stages.report.svg import Span, span_chart
+
+    charts = []
+    for metric in ("rouge1", "rouge2", found.settings.get("headline_l", "rougeLsum")):
+        figures = [(one.name, one.figures[metric]) for one in found.systems]
+        spans = [
+            Span(name, "s0" if number == 0 else "s1", *(100 * x for x in _bounds(figure)))
+            for number, (name, figure) in enumerate(figures)
+        ]
+        label = f"{metric_of(metric).label} x 100 of each system, with intervals"
+        charts.append((metric_of(metric).label, span_chart(label, spans)))
+    return charts
+
+
+def _bounds(figure: Figure) -> tuple[float, float, float]:
+    """Return low, mean and high; a single row has the mean only."""
+    if figure.low is None or figure.high is None:
+        return figure.mean, figure.mean, figure.mean
+    return figure.low, figure.mean, figure.high
+
+
+def comparison_page(found: Comparison) -> str:
+    """Return the page of a comparison."""
+    from stages.compare import tables
+    from stages.compare.wording import amount, metric_of
+    from stages.report.page import render
+    from stages.report.story import profile_notes
+
+    systems = tables.system_table(found)
+    # The interval comes below its mean, as on the page of a run.
+    means = [tuple(cell.replace(" (", "\n").rstrip(")") for cell in row) for row in systems.rows]
+    return render(
+        "comparison.html.j2",
+        heading=tables.heading(found),
+        charts=_charts(found),
+        systems=_with_corner(systems._replace(rows=means)),
+        compares=profile_notes(found.profile, found.settings),
+        pairs=[
+            (pair, _named(tables.pair_table(pair), pair.first, pair.second)) for pair in found.pairs
+        ],
+        spread=_with_corner(tables.spread_table(found)) if found.spreads else None,
+        method=found.method,
+        notes=found.notes,
+        marked=_marked,
+        moved_by=metric_of(found.moved_by).label,
+        figure=lambda value, **kind: amount(found.moved_by, value, **kind),
+    )

@@ -1,0 +1,210 @@
+"""What a reader should know before the figures: what was run, what is missing, what compares."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.config import JSON
+from stages.report.facts import Facts
+from stages.report.outcome import is_stopped_early
+from stages.report.tables import PERL_PROFILES
+from stages.report.wording import (
+    ROUGE_LABELS,
+    dataset_words,
+    is_r3f,
+    listed,
+    model_words,
+    several,
+    updates_done,
+)
+
+_PERL = (
+    "Most papers use the Perl script ROUGE-1.5.5 (pyrouge, files2rouge), whose stemmer differs: its ROUGE-1 "
+    "is typically about 0.3 higher (on XSum, for one system, 31.27 where rouge-score gives 30.94). A "
+    "difference of that size from a paper says nothing."
+)
+_COMMIT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28}\b")
+"""Shortened for people; the settings have it whole."""
+_OTHER_WAY = (
+    "Score with the profile rouge155 to compare with papers that used ROUGE-1.5.5: "
+    "--set 'score.profiles=[rouge-score, rouge155]' --restart-from score."
+)
+
+
+def what_was_run(facts: Facts) -> str:
+    """Tell the run in one paragraph; a stage that is not begun is not spoken of."""
+    told = " ".join(filter(None, [_training(facts), _decoding(facts), _finished(facts)]))
+    return _COMMIT.sub(r"\1", told)
+
+
+def _training(facts: Facts) -> str:
+    if not facts.settings("fetch"):
+        return ""
+    rows = facts.metric("clean", "rows_kept_train")
+    parameters = facts.metric("finetune", "parameters") or facts.metric("export", "parameters")
+    told = (
+        f"Starting point: {model_words(facts)}"
+        + (f"; {parameters:,} parameters" if parameters else "")
+        + f". Data: {dataset_words(facts)}"
+        + (f"; {several(rows, 'row')} to train on." if rows else ".")
+    )
+    config = facts.settings("finetune")
+    if not config:
+        return told
+    r3f = config["r3f"]
+    method = (
+        f"with R3F (lambda {r3f['lambda']:g}, {r3f['noise']} noise of sigma {r3f['sigma']:g})"
+        if is_r3f(facts)
+        else "without R3F"
+    )
+    return (
+        f"{told} Fine-tuned for {_span(facts)} {method}, in {config['precision']}{_devices(facts)}."
+    )
+
+
+def _span(facts: Facts) -> str:
+    done, epochs = updates_done(facts), facts.metric("finetune", "epochs")
+    if epochs:
+        planned = facts.settings("finetune")["updates"]
+        early = f" of {planned:,}, stopped early" if is_stopped_early(facts) else ""
+        return f"{done:,} updates{early} ({epochs:.3g} epochs)"
+    return f"{done:,} of {facts.settings('finetune')['updates']:,} updates so far"
+
+
+def _devices(facts: Facts) -> str:
+    finetune = facts.inputs.get("finetune")
+    count = facts.launch("finetune").get("world_size")
+    if finetune is None or count is None:
+        return ""
+    gpus = finetune.manifest.provenance.get("gpus")
+    kind = gpus[0].partition(",")[0] if gpus else "CPU process"
+    return f" on {count:,} x {kind}" if gpus else f" on {several(count, kind)}"
+
+
+def _decoding(facts: Facts) -> str:
+    config = facts.settings("generate")
+    if not config:
+        return ""
+    beams = f"{config['num_beams']} beams" if config["num_beams"] > 1 else "greedy search"
+    if facts.generated is None:
+        return f"The {facts.split} split is to be summarised with {beams}."
+    rows = several(facts.generated.tokens.size, "row")
+    scored = f", and scored under the profile {facts.rouge['profile']}" if facts.rouge else ""
+    return f"Summarised: {rows} of the {facts.split} split with {beams}{scored}."
+
+
+def _finished(facts: Facts) -> str:
+    if not facts.inputs:
+        return ""
+    times = [one.manifest.provenance.get("finished_utc", "") for one in facts.inputs.values()]
+    return f"Last stage finished {max(times)[:16].replace('T', ' ')} UTC." if max(times) else ""
+
+
+def missing(facts: Facts) -> list[str]:
+    """Say what a whole report would have and this one has not; empty if nothing is missing."""
+    return [*_unfinished(facts), *_unscored(facts), *_few(facts)]
+
+
+def _unfinished(facts: Facts) -> list[str]:
+    undone, told = facts.undone, []
+    if undone:
+        told.append(
+            f"Not done yet: {listed(undone)}. What they would tell is not on this page; "
+            "sumpipe run goes on."
+        )
+    if "finetune" in facts.begun:
+        of = facts.settings("finetune")["updates"]
+        told.append(
+            f"The training is not finished: records reach update {updates_done(facts):,} of {of:,}."
+        )
+    if "finetune" in facts.inputs and not any("valid/nll" in record for record in facts.curve):
+        told.append("The training has no record of a validation.")
+    return told
+
+
+def _unscored(facts: Facts) -> list[str]:
+    if not facts.rouge:
+        return []
+    told = []
+    systems = facts.rouge["profiles"][facts.rouge["profile"]]["systems"]
+    if len(systems) == 1:
+        told.append("No baseline was scored, so nothing shows what the figures are worth.")
+    if not facts.rouge.get("measures"):
+        told.append("Nothing beside ROUGE was measured.")
+    return told
+
+
+def _few(facts: Facts) -> list[str]:
+    told = []
+    if facts.rouge and facts.rouge["rows"] == 1:
+        told.append("One row was scored: its intervals have no width and mean nothing.")
+    if facts.generated is not None and facts.generated.empty and not facts.rouge:
+        empty, count = facts.generated.empty, facts.generated.tokens.size
+        told.append(f"Summaries without text: {empty:,} of {count:,}.")
+    return told
+
+
+def comparability(facts: Facts) -> list[str]:
+    """Say with what the figures of the profiles compare, and with what not; for any reader."""
+    profiles = facts.rouge["profiles"]
+    names = list(profiles)
+    told = []
+    if len(names) > 1:
+        told.append(f"Figures of different profiles ({listed(names)}) do not compare.")
+    perl = [name for name in names if is_perl(name, profiles[name]["settings"])]
+    headline = facts.rouge["profile"]
+    told += profile_notes(headline, profiles[headline]["settings"])
+    if perl and headline not in perl:
+        told.append(f"The profile {perl[0]} compares with papers that used ROUGE-1.5.5.")
+    if facts.expected is not None:
+        told.append(
+            "The published row is quoted, not measured here; with which program it was computed, this run "
+            f"does not know.{_published_l(facts)}"
+        )
+    return told
+
+
+def advice(facts: Facts) -> list[str]:
+    """Say what the run's owner can do so that its figures compare with more."""
+    profiles = facts.rouge["profiles"]
+    told = []
+    if not any(is_perl(name, one["settings"]) for name, one in profiles.items()):
+        told.append(_OTHER_WAY)
+    if facts.expected is None:
+        told.append("No published result is given to compare with (report.expected in the recipe).")
+    return told
+
+
+def profile_notes(name: str, settings: JSON) -> list[str]:
+    """Say what the figures of one profile compare with, by its words, stems and sentences."""
+    told = []
+    if is_perl(name, settings):
+        told.append(
+            "These figures compare with those of the Perl script ROUGE-1.5.5, which most papers use."
+        )
+    elif settings["stemmer"] == "none" or settings["tokenizer"].startswith("NFKC"):
+        told.append(
+            "No figures of papers compare with these: words are told apart and stemmed neither as "
+            "ROUGE-1.5.5 nor as rouge-score does."
+        )
+    else:
+        told.append(_PERL)
+    if settings.get("postprocess", "none") != "none":
+        told.append(
+            f"Predictions are changed before they are scored ({settings['postprocess']}): only figures made "
+            "so compare."
+        )
+    told.append(
+        f"ROUGE-Lsum compares only where sentences end in the same places (here: {settings['sentences']})."
+    )
+    return told
+
+
+def is_perl(name: str, settings: JSON) -> bool:
+    """Whether a profile stems as ROUGE-1.5.5 does."""
+    return name in PERL_PROFILES or "wordnet_sha256" in settings
+
+
+def _published_l(facts: Facts) -> str:
+    kinds = [one for one in ("rougeL", "rougeLsum") if getattr(facts.expected, one) is not None]
+    return f" Its ROUGE-L stands under {ROUGE_LABELS[kinds[0]]} here." if len(kinds) == 1 else ""

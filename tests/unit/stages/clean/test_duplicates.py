@@ -1,0 +1,332 @@
+"""Duplicates and leaks: all that were planted are found, and nothing that a full comparison does not find."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tracemalloc
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import stages.schema as schema
+from pipeline.errors import DataError
+from stages.clean import signature
+from stages.clean.cleaned import PRIORITY
+from stages.clean.config import CleanConfig, DuplicatesConfig
+from stages.clean.pairs import MOST_PARTNERS, candidate_pairs
+from stages.clean.run import run, shards
+from stages.clean.signature import BANDS, SLOTS, bands_of, estimate, signature_of
+from stages.clean.words import digest, jaccard, shingle_hashes, shingles, words_of
+from stages.schema import Example, RawRow, read_shards
+from tests.unit.stages.clean.test_clean_run import new_context
+
+DATA = os.environ.get("SUMPIPE_TEST_DATA")
+
+
+def rows(split: str, documents: list[str]) -> list[RawRow]:
+    return [
+        RawRow(f"{split}-{number}", document, "A summary.", f"{split}:{number}")
+        for number, document in enumerate(documents)
+    ]
+
+
+def ledger(work: Path) -> dict[str, dict[str, Any]]:
+    entries = [e for split in PRIORITY for e in pq.read_table(work / "ledger" / split).to_pylist()]
+    return {entry["id"]: entry for entry in entries}
+
+
+def edited(document: str, share: float, chance: random.Random) -> str:
+    """Replace a share of the words."""
+    words = document.split()
+    for place in chance.sample(range(len(words)), round(share * len(words))):
+        words[place] = f"edit{chance.randrange(10**6)}"
+    return " ".join(words)
+
+
+def corpus(chance: random.Random, count: int, words: int) -> list[str]:
+    vocabulary = [f"w{number}" for number in range(2000)]
+    return [" ".join(chance.choices(vocabulary, k=words)) for _ in range(count)]
+
+
+def shared(one: set[str], other: set[str]) -> float:
+    """Jaccard similarity as it is written."""
+    return len(one & other) / len(one | other)
+
+
+def expected(splits: dict[str, list[RawRow]], limit: float) -> dict[str, tuple[set[str], set[str]]]:
+    """By comparing all with all: the earlier rows of its split, and of others, that each row is like."""
+    ordered = [(split, row) for split in PRIORITY for row in splits[split]]
+    sets = {row.id: set(shingles(words_of(row.document))) for _, row in ordered}
+    found: dict[str, tuple[set[str], set[str]]] = {row.id: (set(), set()) for _, row in ordered}
+    for (one, earlier), (other, later) in combinations(ordered, 2):
+        if shared(sets[earlier.id], sets[later.id]) >= limit:
+            found[later.id][one != other].add(earlier.id)
+    return found
+
+
+def test_the_whole_comparison_finds_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "SHARD_ROWS", 40)
+    chance = random.Random(3)
+    train, valid, test = (corpus(chance, count, 60) for count in (150, 30, 30))
+    for number in range(60):  # similarities of 1 down to about 0.4
+        train.append(edited(chance.choice(train[:150]), number / 600, chance))
+        valid.append(edited(chance.choice(train[:150]), number / 600, chance))
+        train.append(edited(chance.choice(test[:30]), number / 600, chance))
+    splits = {
+        "train": rows("train", train),
+        "valid": rows("valid", valid),
+        "test": rows("test", test),
+    }
+    context = new_context(tmp_path, **splits)
+    run(CleanConfig(), context)
+    wanted = expected(splits, 0.8)
+    for id_, entry in ledger(context.work).items():
+        same, other = wanted[id_]
+        assert (entry["duplicate_of"] in same) if same else entry["duplicate_of"] is None, id_
+        assert (entry["leak_of"] in other) if other else entry["leak_of"] is None, id_
+    assert (
+        10 < sum(bool(same) for same, _ in wanted.values()) < 60
+    )  # of 60 planted, some below the limit
+
+
+SPELLINGS = {
+    "equal": lambda text: text,
+    "blanks": lambda text: f"  {text.replace(' ', chr(10))}\t",
+    "case": lambda text: text.upper(),
+    "punctuation": lambda text: text.replace(" ", ", ") + " !!",
+    "width": lambda text: text.replace(" ", "\u00a0"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("near", [0.8, None])
+def test_equal_words_are_equal_documents(spelling: str, near: float | None, tmp_path: Path) -> None:
+    train = corpus(random.Random(1), 20, 30)
+    splits = {
+        "valid": rows("valid", [SPELLINGS[spelling](train[4])]),
+        "test": rows("test", ["else"]),
+    }
+    context = new_context(
+        tmp_path, train=rows("train", [*train, SPELLINGS[spelling](train[7])]), **splits
+    )
+    metrics = run(CleanConfig(duplicates=DuplicatesConfig(near=near)), context)
+    found = ledger(context.work)
+    assert (metrics["duplicates_train"], metrics["leaks"]) == (1, 1)
+    assert found["train-20"]["duplicate_of"] == "train-7"
+    leak = found["train-4"]
+    assert (leak["leak_of"], leak["leak_split"], leak["leak_similarity"]) == (
+        "valid-0",
+        "valid",
+        1.0,
+    )
+    told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
+    kinds = {(kind["split"], kind["in"]): (kind["equal"], kind["near"]) for kind in told["found"]}
+    assert kinds == {("train", "train"): (1, 0), ("train", "valid"): (1, 0)}
+
+
+def test_of_equal_rows_the_first_is_named(tmp_path: Path) -> None:
+    """In the order of rows, test, valid, train, and not of the ids."""
+    same = "the very same words again and again"
+    train = [RawRow(name, same, "s", name) for name in ("t2", "t9", "t1")]
+    splits = {"valid": rows("valid", [same]), "test": rows("test", [same, same.upper()])}
+    context = new_context(tmp_path, train=train, **splits)
+    run(CleanConfig(), context)
+    found = {
+        id_: (entry["duplicate_of"], entry["leak_of"])
+        for id_, entry in ledger(context.work).items()
+    }
+    assert found == {
+        "test-0": (None, None),
+        "test-1": ("test-0", None),
+        "valid-0": (None, "test-0"),
+        "t2": (None, "test-0"),
+        "t9": ("t2", "test-0"),
+        "t1": ("t2", "test-0"),
+    }
+
+
+def leaking(tmp_path: Path) -> Any:
+    same, other = (
+        "the very same words again and again",
+        "some other words of a document that is longer",
+    )
+    train = rows("train", [same, other, same, "a third document has words of its own"])
+    return new_context(
+        tmp_path,
+        train=train,
+        valid=rows("valid", [same, "valid alone"]),
+        test=rows("test", [other]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("within_split", "on_leak", "kept"),
+    [
+        ("report", "report", ["train-0", "train-1", "train-2", "train-3"]),
+        ("drop", "report", ["train-0", "train-1", "train-3"]),
+        ("report", "drop", ["train-3"]),
+        ("drop", "drop", ["train-3"]),
+    ],
+)
+def test_copies_are_kept_or_dropped_as_the_recipe_says(
+    within_split: Any, on_leak: Any, kept: list[str], tmp_path: Path
+) -> None:
+    context = leaking(tmp_path)
+    duplicates = DuplicatesConfig(within_split=within_split, on_leak=on_leak)
+    metrics = run(CleanConfig(duplicates=duplicates), context)
+    assert [row.id for row in read_shards(context.work / "train", Example)] == kept
+    assert [row.id for row in read_shards(context.work / "valid", Example)] == [
+        "valid-0",
+        "valid-1",
+    ]
+    outcomes = [ledger(context.work)[f"train-{number}"]["outcome"] for number in range(4)]
+    assert outcomes.count("kept") == len(kept) == metrics["rows_kept_train"]
+    assert outcomes[2] == {"report": "kept", "drop": "duplicate"}[within_split] or on_leak == "drop"
+
+
+def test_leaks_may_be_forbidden(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        run(CleanConfig(duplicates=DuplicatesConfig(on_leak="fail")), leaking(tmp_path))
+    assert "3 documents are like one of another split" in str(caught.value)
+    assert "clean.duplicates.on_leak to drop" in str(caught.value)
+
+
+def test_pairs_are_those_of_equal_values_in_order() -> None:
+    values = np.array([7, 9, 7, 3, 7, 9], dtype=np.uint64)
+    pairs, left_out = candidate_pairs(values, np.array([2, 3, 5, 7, 11, 13]))
+    assert pairs.tolist() == [[2, 5], [2, 11], [5, 11], [3, 13]]
+    assert left_out == 0
+
+
+def test_large_buckets_are_cut_and_the_cut_is_counted() -> None:
+    count = MOST_PARTNERS + 3
+    pairs, left_out = candidate_pairs(np.zeros(count, np.uint64), np.arange(count))
+    assert len(pairs) + left_out == count * (count - 1) // 2
+    assert left_out == 1 + 2
+    last = pairs[pairs[:, 1] == count - 1]
+    assert last[:, 0].tolist() == list(range(MOST_PARTNERS))
+
+
+def test_signatures_estimate_the_similarity_of_sets() -> None:
+    for share in (0.2, 0.5, 0.9):
+        common = {f"c{number}" for number in range(round(600 * share))}
+        rest = 600 - len(common)
+        one, other = (common | {f"{side}{n}" for n in range(rest // 2)} for side in "ab")
+        signatures = [
+            np.stack([signature_of({f"{s}/{k}" for s in side}) for k in range(40)])
+            for side in (one, other)
+        ]
+        found = estimate(*signatures)
+        assert found.mean() == pytest.approx(shared(one, other), abs=0.03)
+        assert found.std() == pytest.approx((share * (1 - share) / SLOTS) ** 0.5, rel=0.5)
+
+
+def test_bands_are_equal_where_their_slots_are() -> None:
+    one = signature_of({"a", "b", "c"})
+    other = one.copy()
+    other[5] += 1  # of band 1
+    bands = bands_of(np.stack([one, other]))
+    assert bands.shape == (2, BANDS)
+    assert np.flatnonzero(bands[0] != bands[1]).tolist() == [1]
+
+
+def test_words_of_several_scripts() -> None:
+    assert words_of("Caf\u00e9's 2nd_floor \u2014 STRASSE stra\u00dfe") == [
+        *("caf\u00e9", "s", "2nd_floor", "strasse", "strasse")
+    ]
+    assert words_of("\u4e2d\u6587 ok") == ["\u4e2d", "\u6587", "ok"]
+    assert digest("?!", []) != digest("...", [])
+    assert list(shingles(["a", "b"])) == ["a b"]
+    assert list(shingles(list("abcdef"))) == ["a b c d e", "b c d e f"]
+
+
+def test_hashes_of_shingles_stand_for_them() -> None:
+    """Few words and many repetitions: as many hashes as shingles, and equal similarities."""
+    chance = random.Random(7)
+    texts = [chance.choices("abcd", k=chance.randrange(40)) for _ in range(150)]
+    texts += [["a"], ["a", "b"], ["b", "a"], ["ab"], [], list("abcde"), list("edcba"), ["a"] * 9]
+    sets = [set(shingles(words)) for words in texts]
+    hashes = [shingle_hashes(words) for words in texts]
+    assert [len(found) for found in hashes] == [len(found) for found in sets]
+    for one, other in combinations(range(len(texts)), 2):
+        assert jaccard(hashes[one], hashes[other]) == shared(sets[one], sets[other])
+
+
+def test_a_signature_is_of_the_set_whatever_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = random.Random(2).choices("abcdef", k=500)
+    whole = signature_of(set(shingles(words)))
+    monkeypatch.setattr(signature, "_PORTION", 7)
+    assert signature_of(shingles(words)).tolist() == whole.tolist()
+
+
+def test_a_long_document_takes_no_set_of_its_shingles() -> None:
+    """The words are held and what is told of them; of 5-grams, each of 30 bytes and more, 10,000."""
+    words = [f"w{number % 997}" for number in range(400_000)]
+    tracemalloc.start()
+    try:
+        signature_of(shingles(words))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_each_candidate_comes_once_and_those_of_a_row_together(tmp_path: Path) -> None:
+    """So that the documents a row is compared with are at hand, as they are for the next row."""
+    template = corpus(random.Random(4), 1, 80)[0]
+    alike = [edited(template, 0.02, random.Random(number)) for number in range(30)]
+    context = new_context(tmp_path, train=rows("train", alike))
+    *steps, last = shards(CleanConfig(), context)
+    for step in steps:
+        context.share(step)
+    verdicts: Any = last.work
+    offsets = verdicts.rows.offsets()
+    found = verdicts.candidates.of_rows(offsets[0], offsets[-1])[1].tolist()
+    assert len(found) > 300
+    assert found == sorted(found, key=lambda pair: (pair[1], pair[0]))
+    assert len(found) == len({tuple(pair) for pair in found})
+
+
+@pytest.mark.skipif(DATA is None, reason="SUMPIPE_TEST_DATA names no folder of real documents")
+def test_real_documents_with_planted_copies(tmp_path: Path) -> None:
+    """On CNN/DailyMail: every planted pair is found, and no other pair but those that really are alike."""
+    assert DATA is not None
+    documents = {}
+    for split in PRIORITY:
+        lines = (Path(DATA) / "cnndm" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        documents[split] = [json.loads(line)["document"] for line in lines]
+    chance = random.Random(11)
+    sources = chance.sample(documents["test"], 20)
+    planted = [
+        *(edited(text, 0.01, chance) for text in sources[:10]),  # about 0.9 of the 5-grams are left
+        *(text.upper() for text in sources[10:15]),
+        *(f"{text}\n\n" for text in sources[15:]),
+    ]
+    splits = {split: rows(split, texts) for split, texts in documents.items()}
+    splits["train"] += [RawRow(f"planted-{n}", text, "x", "p") for n, text in enumerate(planted)]
+    context = new_context(tmp_path, **splits)
+    metrics = run(CleanConfig(), context)
+    assert metrics["rows_kept_train"] == len(splits["train"])
+    found = ledger(context.work)
+    by_text = {row.document: row.id for row in splits["test"]}
+    for number, source in enumerate(sources):
+        assert found[f"planted-{number}"]["leak_of"] == by_text[source], number
+    unplanted = [entry for id_, entry in found.items() if not id_.startswith("planted")]
+    texts = {row.id: row.document for split in splits.values() for row in split}
+    flagged = [
+        (entry["id"], other)
+        for entry in unplanted
+        for other in (entry["duplicate_of"], entry["leak_of"])
+        if other is not None
+    ]
+    similar = [shared(*(set(shingles(words_of(texts[name]))) for name in pair)) for pair in flagged]
+    assert all(similarity >= 0.8 for similarity in similar)
+    assert len(flagged) <= 5

@@ -1,0 +1,390 @@
+"""The catalogue: well-formed, told of by name, and each set's published layout is read to the row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipeline.config import canonical_json
+from pipeline.errors import ConfigError, DataError
+from pipeline.files import sha256_file
+from stages.fetch import catalogue
+from stages.fetch.config import CatalogueDataset, FetchConfig
+from stages.fetch.identity import identity
+from stages.fetch.source import Source, source_of
+from stages.schema import SPLITS, RawRow
+from tests.unit.stages.fetch.contexts import new_context
+
+ENTRIES = catalogue.load(catalogue.packaged())
+
+
+def settings(name: str, **more: Any) -> CatalogueDataset:
+    return CatalogueDataset.model_validate({"source": "catalogue", "name": name, **more})
+
+
+def source(tmp_path: Path, name: str, **more: Any) -> Source:
+    return source_of(settings(name, **more), new_context(tmp_path / "work"))
+
+
+def rows_of(found: Source) -> dict[str, list[RawRow]]:
+    return {split: list(found.rows(split)) for split in SPLITS}
+
+
+# --- what is in it ---
+
+
+def test_the_sets_are_those_of_the_paper_and_two_more() -> None:
+    assert list(ENTRIES) == ["cnn_dailymail", "gigaword", "reddit_tifu_long", "xsum", "samsum"]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_set_is_pinned_to_a_commit(name: str) -> None:
+    hub = ENTRIES[name].hub
+    assert hub is not None and re.fullmatch("[0-9a-f]{40}", hub.revision)
+
+
+def test_row_counts_are_the_published_ones() -> None:
+    """Hub cards; PEGASUS' table for the splits of Reddit TIFU (42,139 posts)."""
+    published = {name: entry.rows for name, entry in ENTRIES.items()}
+    assert {name: tuple(dict(rows).values()) for name, rows in published.items() if rows} == {
+        "cnn_dailymail": (287_113, 13_368, 11_490),
+        "gigaword": (3_803_957, 189_651, 1_951),
+        "xsum": (204_045, 11_332, 11_334),
+        "samsum": (14_732, 818, 819),
+    }
+    for cut in ENTRIES["reddit_tifu_long"].cuts.values():
+        assert cut.rows is not None and sum(dict(cut.rows).values()) == 42_139
+        if cut.valid_from and cut.test_from:
+            starts = [round(42_139 * percent / 100) for percent in (cut.valid_from, cut.test_from)]
+            assert [cut.rows.train, cut.rows.train + cut.rows.valid] == starts
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"name": "cnn_dm"}, r"'cnn_dm'.*did you mean cnn_dailymail\?.*gigaword, reddit_tifu_long"),
+        ({"name": "reddit_tifu_long"}, "fetch.dataset.split: .*choose one of pegasus .*hub_order"),
+        ({"name": "reddit_tifu_long", "split": "80_10_10"}, "'80_10_10' is no way.*random_95_5"),
+        ({"name": "xsum", "split": "pegasus"}, "has splits of its own: leave it null"),
+        ({"name": "reddit_tifu_long", "split": "pegasus_ids"}, "split_ids: .*long_splits.json"),
+        ({"name": "xsum", "split_ids": "x.json"}, "split_ids: is of no use"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_told(more: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        catalogue.choose(CatalogueDataset.model_validate({"source": "catalogue", **more}))
+
+
+# --- one's own ---
+
+
+def own(**changed: Any) -> dict[str, Any]:
+    return {
+        "title": "Mine",
+        "homepage": "https://example.org",
+        "licence": "mine",
+        "citation": "none",
+        "get": "Ask me.",
+        "layouts": [{"files": {"train": "t.jsonl", "valid": "v.jsonl", "test": "e.jsonl"}}],
+        "evaluation": {"rouge_l": "rougeL", "sentences": "lines", "limits": "none"},
+        "notes": "none",
+    } | changed
+
+
+def write_catalogue(path: Path, **entries: Any) -> Path:
+    path.write_text(yaml.safe_dump(entries), encoding="utf-8")
+    return path
+
+
+def test_a_catalogue_of_one_s_own_is_read(tmp_path: Path) -> None:
+    for name in "tve":
+        (tmp_path / f"{name}.jsonl").write_text('{"document": "d", "summary": "s"}\n')
+    path = write_catalogue(
+        tmp_path / "mine.yaml", mine=own(rows={"train": 1, "valid": 1, "test": 1})
+    )
+    found = source(tmp_path, "mine", catalogue=path, path=tmp_path)
+    assert [len(rows) for rows in rows_of(found).values()] == [1, 1, 1]
+    assert found.facts == {
+        "dataset": "mine",
+        "split_choice": "published",
+        "licence": "mine",
+        "citation": "none",
+        "rouge_l": "rougeL",
+    }
+    with pytest.raises(ConfigError, match=r"mine is not on the Hub; Ask me\. Then give the folder"):
+        source(tmp_path, "mine", catalogue=path)
+
+
+def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
+    bad_cut = {"by": "row_order", "valid_from": 90, "test_from": 80, "about": "x"}
+    path = write_catalogue(
+        tmp_path / "mine.yaml",
+        one=own(rows={"train": 0, "valid": 1, "test": 1}, licens="x"),
+        two=own(cuts={"mine": bad_cut}, evaluation={"rouge_l": "L"}),
+        three=own(layouts=[{"files": {"train": "a", "test": "b"}}]),
+        four=own(layouts=[{"files": {"all": "a"}}]),
+    )
+    with pytest.raises(ConfigError) as caught:
+        catalogue.load(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path}: 8 mistakes"
+    for told in (
+        "one.rows.train: ",
+        "one.licens: ",
+        "two.cuts.mine: give valid_from and test_from in percent, the former less",
+        "two.evaluation.rouge_l: ",
+        "two.evaluation.sentences: ",
+        "two.evaluation.limits: ",
+        "three.layouts.0: files: give train, valid and test, or all",
+        "four: cuts: are for sets",
+    ):
+        assert sum(told in line for line in lines) == 1, told
+
+
+def test_a_catalogue_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"fetch\.dataset\.catalogue: .* is not a file"):
+        catalogue.load(tmp_path / "gone.yaml")
+
+
+# --- each set as it is published ---
+
+SIZES = {"train": 6, "valid": 3, "test": 2}
+Texts = dict[str, list[tuple[str, str]]]
+
+
+def texts() -> Texts:
+    return {
+        split: [
+            (f"{split} text {number}\n.", f"short {number} .\nmore .") for number in range(count)
+        ]
+        for split, count in SIZES.items()
+    }
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def cnn_dailymail(folder: Path, rows: Texts) -> None:
+    """abisee/cnn_dailymail at 96df5e6: a folder a version, training in three files."""
+    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
+        table = [
+            {"article": document, "highlights": summary, "id": f"{split}{number:040x}"}
+            for number, (document, summary) in enumerate(rows[split])
+        ]
+        parts = 3 if split == "train" else 1
+        for part in range(parts):
+            size = len(table) // parts
+            end = f"{part:05d}-of-{parts:05d}.parquet"
+            parquet(folder / "3.0.0" / f"{name}-{end}", table[part * size : (part + 1) * size])
+    parquet(folder / "1.0.0" / "train-00000-of-00001.parquet", [{"article": "old"}])
+
+
+def gigaword(folder: Path, rows: Texts) -> None:
+    """UniLM's ggw_data: org_data beside data cut for BERT."""
+    for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True):
+        for column, end in enumerate(("src", "tgt")):
+            lines = [pair[column].replace("\n", " ") + "\n" for pair in rows[split]]
+            for place in ("org_data", "unilm_tokenized"):
+                path = folder / "ggw_data" / place / f"{name}.{end}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(lines), encoding="utf-8")
+
+
+def xsum(folder: Path, rows: Texts) -> None:
+    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
+        table = [
+            {"document": document, "summary": summary, "id": f"{split}{number}"}
+            for number, (document, summary) in enumerate(rows[split])
+        ]
+        parquet(folder / "default" / f"xsum-{name}.parquet", table)
+
+
+def samsum(folder: Path, rows: Texts) -> None:
+    folder.mkdir(parents=True)
+    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "dialogue", "summary"])
+            for number, (document, summary) in enumerate(rows[split]):
+                writer.writerow([f"{split}{number}", document.replace("\n", "\r\n"), summary])
+
+
+WRITERS: dict[str, Callable[[Path, Texts], None]] = {
+    "cnn_dailymail": cnn_dailymail,
+    "gigaword": gigaword,
+    "xsum": xsum,
+    "samsum": samsum,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_published_layout_is_read_to_the_row(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    WRITERS[name](folder, texts())
+    found = rows_of(source(tmp_path, name, path=folder))
+    end = "\r\n" if name == "samsum" else " " if name == "gigaword" else "\n"
+    summary_end = " " if name == "gigaword" else "\n"
+    for split, expected in texts().items():
+        assert [(row.document, row.summary) for row in found[split]] == [
+            (document.replace("\n", end), summary.replace("\n", summary_end))
+            for document, summary in expected
+        ]
+        assert not any(row.fault for row in found[split])
+        assert len({row.id for row in found[split]}) == len({row.origin for row in found[split]})
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "reddit_tifu_long"])
+def test_a_folder_of_another_layout_says_where_the_files_are(name: str, tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("x")
+    more = {"split": "pegasus"} if name.startswith("reddit") else {}
+    with pytest.raises(DataError) as caught:
+        rows_of(source(tmp_path, name, path=tmp_path, **more))
+    assert "has none of the layouts of this set" in str(caught.value)
+    assert ENTRIES[name].get in str(caught.value)
+
+
+def test_other_columns_may_be_named(tmp_path: Path) -> None:
+    for name in ("train", "validation", "test"):
+        parquet(tmp_path / "3.0.0" / f"{name}-0.parquet", [{"text": "d", "short": "s"}])
+    columns = {"document": "text", "summary": "short"}
+    found = rows_of(source(tmp_path, "cnn_dailymail", path=tmp_path, columns=columns))
+    assert found["test"] == [RawRow("test-0000000", "d", "s", "test-0.parquet:1")]
+
+
+def post(number: int, **changed: Any) -> dict[str, Any]:
+    """A post with all keys of the original file (tensorflow/datasets, reddit_tifu.py at 0056b63)."""
+    return {
+        "title_tokenized": ["tifu"],
+        "permalink": f"/r/tifu/{number}",
+        "title": "TIFU",
+        "url": "https://example.org",
+        "num_comments": 1.0,
+        "tldr": f"short {number}",
+        "created_utc": 1.0,
+        "trimmed_title_tokenized": ["tifu"],
+        "ups": 3.0,
+        "selftext_html": "<p>",
+        "score": 3.0,
+        "upvote_ratio": 0.9,
+        "tldr_tokenized": ["short"],
+        "selftext": f"text {number} TL;DR short {number}",
+        "trimmed_title": "t",
+        "selftext_without_tldr_tokenized": ["text"],
+        "id": f"p{number}",
+        "selftext_without_tldr": f"text {number}",
+    } | changed
+
+
+POSTS = [post(number, **({"tldr": None} if number % 3 == 1 else {})) for number in range(100)]
+POSTS[9]["selftext_without_tldr"] = " \n"
+WHOLE = [number for number in range(100) if number % 3 != 1 and number != 9]
+"""Posts with a text and a TL;DR: 66."""
+
+
+@pytest.fixture
+def tifu(tmp_path: Path) -> Path:
+    text = "".join(json.dumps(one) + "\n" for one in POSTS)
+    path = tmp_path / "data" / "tifu_all_tokenized_and_filtered.json.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(text.encode()))
+    return path
+
+
+def ids(rows: list[RawRow]) -> list[int]:
+    return [int(row.id[1:]) for row in rows]
+
+
+@pytest.mark.parametrize("given", ["file", "folder", "above"])
+def test_reddit_in_tfds_order(tifu: Path, given: str, tmp_path: Path) -> None:
+    """PEGASUS' train[:80%], train[80%:90%], train[90%:] of rows sorted by MD5 of `train` and the line."""
+    path = {"file": tifu, "folder": tifu.parent, "above": tifu.parent.parent}[given]
+    found = rows_of(source(tmp_path, "reddit_tifu_long", path=path, split="pegasus"))
+    order = sorted(WHOLE, key=lambda line: hashlib.md5(f"train{line}".encode()).digest())
+    first, second = round(0.8 * 66), round(0.9 * 66)
+    assert {split: set(ids(rows)) for split, rows in found.items()} == {
+        "train": set(order[:first]),
+        "valid": set(order[first:second]),
+        "test": set(order[second:]),
+    }
+    assert found["test"][0].document == f"text {ids(found['test'])[0]}"
+    notes = json.loads((tmp_path / "work" / "notes.json").read_text())
+    assert notes == {"rows_left_out": 34}
+
+
+def test_reddit_in_other_orders_is_another_split(tifu: Path, tmp_path: Path) -> None:
+    cuts = {
+        split: rows_of(source(tmp_path, "reddit_tifu_long", path=tifu, split=split))
+        for split in ("pegasus", "hub_order", "random_95_5")
+    }
+    assert ids(cuts["hub_order"]["test"]) == WHOLE[round(0.9 * 66) :]
+    assert [len(rows) for rows in cuts["random_95_5"].values()] == [59, 4, 3]
+    for rows in cuts.values():
+        assert sorted(number for split in SPLITS for number in ids(rows[split])) == WHOLE
+    assert len({canonical_json(ids(rows["test"])) for rows in cuts.values()}) == 3
+
+
+def test_reddit_by_published_ids(tifu: Path, tmp_path: Path) -> None:
+    listed = {"train": ["p0", "p2", "p1"], "validation": ["p99"], "test": ["p50", "p3"]}
+    path = tmp_path / "reddit_tifu_long_splits.json"
+    path.write_text(json.dumps(listed))
+    found = source(tmp_path, "reddit_tifu_long", path=tifu, split="pegasus_ids", split_ids=path)
+    assert {split: ids(rows) for split, rows in rows_of(found).items()} == {
+        "train": [0, 2],  # 1 has no TL;DR
+        "valid": [99],
+        "test": [3, 50],
+    }
+    assert found.facts["split_choice"] == "pegasus_ids"
+    assert found.expected == {"train": 33_711, "valid": 4_214, "test": 4_214}
+
+
+# --- identity ---
+
+
+def identify(dataset: dict[str, Any]) -> dict[str, Any]:
+    config = {"dataset": {"source": "catalogue", **dataset}, "model": {"source": "scratch"}}
+    found: dict[str, Any] = identity(FetchConfig.model_validate(config), 1, sha256_file)["dataset"]
+    canonical_json(found)
+    return found
+
+
+def test_identity_is_the_commit_or_the_contents(tifu: Path, tmp_path: Path) -> None:
+    hub = identify({"name": "cnn_dailymail"})
+    assert (hub["path"], hub["revision"][:7]) == ("abisee/cnn_dailymail", "96df5e6")
+    local = identify({"name": "reddit_tifu_long", "split": "pegasus", "path": tifu})
+    assert local["path"] == {"all.json.gz": sha256_file(tifu)}
+    moved = tmp_path / "elsewhere" / "tifu.json.gz"
+    moved.parent.mkdir()
+    moved.write_bytes(tifu.read_bytes())
+    assert identify({"name": "reddit_tifu_long", "split": "pegasus", "path": moved}) == local
+    other = identify({"name": "reddit_tifu_long", "split": "hub_order", "path": tifu})
+    assert {key for key in other if other[key] != local[key]} == {"split", "cut"}
+
+
+def test_words_for_people_and_counts_are_no_part_of_it(tmp_path: Path) -> None:
+    entry = own(hub={"path": "a/b", "revision": "c", "files": ["*"]})
+    one = write_catalogue(tmp_path / "one.yaml", mine=entry)
+    two = write_catalogue(
+        tmp_path / "two.yaml",
+        mine={**entry, "notes": "other", "rows": {"train": 5, "valid": 1, "test": 1}},
+    )
+    three = write_catalogue(
+        tmp_path / "three.yaml", mine={**entry, "hub": {**entry["hub"], "revision": "d"}}
+    )
+    found = [
+        identify({"name": "mine", "catalogue": path, "check_rows": path != two})
+        for path in (one, two, three)
+    ]
+    assert found[0] == found[1] != found[2]

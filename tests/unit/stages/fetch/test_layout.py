@@ -1,0 +1,219 @@
+"""Which files make up which split: by name, by glob, or one source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import validate
+from pipeline.errors import ConfigError, DataError
+from stages.fetch.config import FetchConfig, LocalDataset
+from stages.fetch.layout import local_files, split_files
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+    return folder
+
+
+def found(folder: Path, **settings: Any) -> dict[str, list[str]]:
+    dataset = LocalDataset.model_validate({"source": "local", "path": folder, **settings})
+    root = folder if folder.is_dir() else folder.parent
+    return {
+        split: [path.relative_to(root).as_posix() for path in paths]
+        for split, paths in local_files(dataset).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "valid"),
+    [
+        (["train.jsonl", "valid.jsonl", "test.jsonl"], ["train.jsonl"], ["valid.jsonl"]),
+        (["train.csv.gz", "validation.csv", "test.tsv.zst"], ["train.csv.gz"], ["validation.csv"]),
+        (
+            [
+                "train.source",
+                "train.target",
+                "val.source",
+                "val.target",
+                "test.source",
+                "test.target",
+            ],
+            ["train.source"],
+            ["val.source"],
+        ),
+        (
+            [f"{split}.{end}.txt" for split in ("train", "dev", "test") for end in ("src", "tgt")],
+            ["train.src.txt"],
+            ["dev.src.txt"],
+        ),
+        (
+            [
+                *("train-00001-of-00002.parquet", "train-00000-of-00002.parquet"),
+                *("validation-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+            ],
+            ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
+            ["validation-00000-of-00001.parquet"],
+        ),
+        (
+            ["train/b.jsonl", "train/a.jsonl", "train/README.md", "dev/a.csv", "test/x.parquet"],
+            ["train/a.jsonl", "train/b.jsonl"],
+            ["dev/a.csv"],
+        ),
+    ],
+)
+def test_splits_are_found_by_their_names(
+    names: list[str], train: list[str], valid: list[str], tmp_path: Path
+) -> None:
+    files = found(touch(tmp_path, *names, "README.md", "training_notes.txt", "trainer.jsonl"))
+    assert files["train"] == train and files["valid"] == valid and len(files["test"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["train.jsonl", "valid.jsonl"], "no file for the test split"),
+        (["train.jsonl", "valid.jsonl", "dev.csv", "test.jsonl"], "2 files for the valid split"),
+        (
+            ["train.jsonl", "train/a.jsonl", "valid.jsonl", "test.csv"],
+            "2 files for the train split",
+        ),
+        (["train.source", "valid.csv", "test.csv"], "expected train.target beside it"),
+        (["train/notes.md", "valid.csv", "test.csv"], "no file of a known format"),
+    ],
+)
+def test_what_is_missing_or_ambiguous_is_told(names: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told):
+        split_files(touch(tmp_path, *names))
+
+
+def test_globs_folders_and_files_may_be_given(tmp_path: Path) -> None:
+    touch(tmp_path, "a/2.jsonl", "a/1.jsonl", "a/._1.jsonl", "b/x.source", "b/x.target", "c/t.csv")
+    files = found(tmp_path, files={"train": "a/*.jsonl", "valid": "b/x.*", "test": "c"})
+    assert files == {
+        "train": ["a/1.jsonl", "a/2.jsonl"],
+        "valid": ["b/x.source"],
+        "test": ["c/t.csv"],
+    }
+    absolute = {"train": str(tmp_path / "*" / "[12].jsonl"), "valid": "b", "test": "**/t.csv"}
+    assert found(tmp_path, files=absolute) == files
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {"train": "a.jsonl", "valid": "*.jsonl", "test": "t.csv"},
+            "belongs to train and to valid",
+        ),
+        ({"train": "a.jsonl", "valid": "none*", "test": "t.csv"}, "files.valid.*neither a file"),
+        (
+            {"train": "a.jsonl", "valid": "notes.doc", "test": "t.csv"},
+            "format of .*notes.doc is not",
+        ),
+        (
+            {"train": "**.jsonl", "valid": "t.csv", "test": "t.csv"},
+            r"files.train: '\*\*.jsonl' is no glob .*\*\*/\*.jsonl",
+        ),
+        (
+            {"train": "a.jsonl", "valid": "x" * 300, "test": "t.csv"},
+            r"files.valid: .*x: cannot be read \(File name too long\); give a shorter name",
+        ),
+    ],
+)
+def test_a_wrong_glob_names_its_setting(files: dict[str, str], told: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "t.csv", "notes.doc")
+    with pytest.raises(DataError, match=told):
+        found(tmp_path, files=files)
+
+
+def test_one_source_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
+    touch(tmp_path, "rows/1.jsonl", "rows/2.jsonl.gz", "rows/._2.jsonl", "rows/notes.md")
+    derive = {"valid": 0.1, "test": 0.1}
+    assert found(tmp_path / "rows", derive=derive) == {"all": ["1.jsonl", "2.jsonl.gz"]}
+    assert found(tmp_path / "rows" / "1.jsonl", derive=derive) == {"all": ["1.jsonl"]}
+    (path,) = local_files(
+        LocalDataset.model_validate(
+            {"source": "local", "path": tmp_path / "r*" / "*.gz", "derive": derive}
+        )
+    )["all"]
+    assert path == tmp_path / "rows" / "2.jsonl.gz"
+
+
+@pytest.mark.parametrize(
+    "names", [["train.parquet/part-0.parquet"], ["train-0.parquet/part-0.parquet"]]
+)
+def test_a_folder_of_parts_has_a_files_name(names: list[str], tmp_path: Path) -> None:
+    """As Spark and Dask write it, with notes and checksums beside the parts."""
+    folder = Path(names[0]).parent
+    touch(tmp_path, *names, f"{folder}/part-1.parquet", f"{folder}/.part-0.parquet.crc")
+    touch(tmp_path, f"{folder}/_SUCCESS", f"{folder}/.part-2.parquet", "valid.csv", "test.csv")
+    assert found(tmp_path)["train"] == [f"{folder}/part-{number}.parquet" for number in (0, 1)]
+    files = {"train": str(folder), "valid": "valid.csv", "test": "test.csv"}
+    assert found(tmp_path, files=files) == found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-0.jsonl", "train-0.parquet"],
+        ["train-0.jsonl", "train-1.csv"],
+        ["train-0.jsonl", "train-0.jsonl.gz"],
+        ["train/a.jsonl", "train/a.json"],
+        ["train/a.source", "train/a.target", "train/b.jsonl"],
+    ],
+)
+def test_one_split_in_two_formats_is_refused(names: list[str], tmp_path: Path) -> None:
+    """Rows without ids would be there twice, and nobody would be told."""
+    with pytest.raises(DataError, match="two formats may be the same rows twice"):
+        split_files(touch(tmp_path, *names, "valid.csv", "test.csv"))
+
+
+@pytest.mark.parametrize(
+    ("link", "train"),
+    [
+        ("train.jsonl", None),
+        ("train.jsonl", "train.jsonl"),
+        ("train.jsonl", "t*.jsonl"),
+        ("train/a.jsonl", None),
+        ("train/a.jsonl", "train"),
+        ("train/a.jsonl", "**/*.jsonl"),
+    ],
+)
+def test_a_link_to_nowhere_is_named_with_its_target(
+    link: str, train: str | None, tmp_path: Path
+) -> None:
+    touch(tmp_path, "valid.csv", "test.csv", *(["train/b.jsonl"] if "/" in link else []))
+    (tmp_path / link).symlink_to("moved away.jsonl")
+    files = {"files": {"train": train, "valid": "valid.csv", "test": "test.csv"}} if train else {}
+    with pytest.raises(
+        DataError, match=rf"{link}: is a link to moved away\.jsonl, which is not there"
+    ):
+        found(tmp_path, **files)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"derive": {"valid": 0.5, "test": 0.5}}, "leave nothing to train on"),
+        ({"derive": {"valid": 0.1, "test": 0}}, "dataset.derive.test"),
+        (
+            {
+                "derive": {"valid": 0.1, "test": 0.1},
+                "files": {"train": "a", "valid": "b", "test": "c"},
+            },
+            "exclude one another",
+        ),
+        ({"on_bad_row": "skip"}, "on_bad_row"),
+        ({"max_line_bytes": 0}, "max_line_bytes"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_named(settings: dict[str, Any], told: str) -> None:
+    dataset = {"source": "local", "path": "x", **settings}
+    with pytest.raises(ConfigError, match=told):
+        validate(FetchConfig, {"dataset": dataset, "model": {"source": "scratch"}}, "test")

@@ -1,0 +1,119 @@
+"""`sumpipe report`: the page of one run, the comparison of several, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.graph import STAGES
+from stages.pages import add_report
+from stages.recipe import SummarizationRecipe
+from tests.conftest import CommandLine
+from tests.unit.stages.report.builders import ROWS, new_run
+
+LONG = " more" * 1600
+
+
+@pytest.fixture
+def sumpipe(command_line: Callable[..., CommandLine]) -> CommandLine:
+    return command_line(STAGES, SummarizationRecipe, (add_report,))
+
+
+def test_one_run_has_its_page(tmp_path: Path, sumpipe: CommandLine) -> None:
+    new_run(tmp_path / "run", done=("fetch", "clean"))
+    out = tmp_path / "page.html"
+    answer = sumpipe("report", tmp_path / "run", "--out", out)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"{out}: ") and "open it in a browser" in answer.out
+    assert "Not done yet: encode" in out.read_text(encoding="utf-8")
+
+
+def test_without_a_name_the_page_is_written_here(
+    tmp_path: Path, sumpipe: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert sumpipe("report", "run").code == 0
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_several_runs_are_compared(tmp_path: Path, sumpipe: CommandLine) -> None:
+    others = tuple(row._replace(f=row.f / 2, prediction="<i>shorter") for row in ROWS)
+    new_run(tmp_path / "a")
+    new_run(tmp_path / "b", others)
+    out = tmp_path / "page.html"
+    answer = sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out)
+    assert (answer.code, answer.err) == (0, "")
+    page = out.read_text(encoding="utf-8")
+    mean = 100 * sum(row.f for row in ROWS) / len(ROWS)
+    assert f">{mean:.2f}</text>" in page and f">{mean / 2:.2f}</text>" in page
+    assert f'<td role="cell">{-mean / 2:+.2f}</td>' in page, "the change"
+    assert "&lt;i&gt;shorter" in page and "<i>" not in page
+    moved = re.findall(r'class="id">(test-\d)<', page)
+    assert moved[:3] == ["test-5", "test-4", "test-3"], "those that moved most, the farthest first"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, sumpipe: CommandLine) -> None:
+    new_run(tmp_path / "run", done=("fetch",))
+    (tmp_path / "site").mkdir()
+    link = tmp_path / "page.html"
+    link.symlink_to(Path("site") / "index.html")
+    for _ in range(2):  # to nothing yet, and to a page
+        assert sumpipe("report", tmp_path / "run", "--out", link).code == 0
+        assert link.is_symlink()
+        assert "<html" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_comparison_says_what_it_compares_with_and_marks_what_is_shared(
+    tmp_path: Path, sumpipe: CommandLine
+) -> None:
+    new_run(tmp_path / "a")
+    new_run(
+        tmp_path / "b",
+        tuple(row._replace(f=row.f / 2, prediction=row.prediction + LONG) for row in ROWS),
+    )
+    out = tmp_path / "page.html"
+    assert sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out).code == 0
+    page = out.read_text(encoding="utf-8")
+    assert "31.27 where rouge-score gives 30.94" in page
+    assert "<mark>guess &amp; number 5 of the documents</mark>" in page
+    assert page.count("of 8,033 characters</dt>") >= 3, "long texts are cut"
+    assert '<a class="skip" href="#means">' in page and '<a href="#pair-1">' in page
+    header = re.findall(r'scope="col"[^>]*>([^<]*)</th>', page.partition("From ")[2])
+    assert "first" not in header and header[1].endswith("a") and header[2].endswith("b")
+
+
+def test_runs_that_do_not_compare_are_refused(tmp_path: Path, sumpipe: CommandLine) -> None:
+    new_run(tmp_path / "a")
+    new_run(tmp_path / "b", ROWS[:3])
+    out = tmp_path / "page.html"
+    answer = sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out)
+    assert answer.code == 1 and "cannot be compared" in answer.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [(".", "is a folder"), ("nowhere/page.html", "there is no folder")],
+    ids=["folder", "nowhere"],
+)
+def test_a_page_that_has_no_place_is_refused_first(
+    tmp_path: Path, sumpipe: CommandLine, out: str, told: str
+) -> None:
+    answer = sumpipe("report", tmp_path / "no run", "--out", tmp_path / out)
+    assert answer.code == 2 and told in answer.err and answer.err.count("\n") == 1
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, sumpipe: CommandLine) -> None:
+    answer = sumpipe("report", tmp_path, "--out", tmp_path / "page.html")
+    assert answer.code == 2 and "is not a run directory" in answer.err
+
+
+def test_a_damaged_artifact_is_named(tmp_path: Path, sumpipe: CommandLine) -> None:
+    run_dir = new_run(tmp_path / "run")
+    (run_dir.committed("score") / "rouge.json").write_text("{", encoding="utf-8")
+    answer = sumpipe("report", run_dir.root, "--out", tmp_path / "page.html")
+    assert answer.code == 1 and "rouge.json" in answer.err and "--restart-from score" in answer.err
