@@ -1,4 +1,4 @@
-"""Second step: rows that may be alike, a band at a time over all rows."""
+"""Second step: rows that may be alike, a key at a time over all rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pyarrow as pa
 
 from pipeline.shards import FileShards
 from stages.clean.cleaned import KEYS, CleanedRows, kept_keys
-from stages.clean.pairs import Pairs, candidate_pairs, keys_of
+from stages.clean.pairs import Pairs, Rows, candidate_pairs, first_of_each, keys_of
+
+MOST_PARTNERS = 32
+"""Rows of a split that a row is paired with by one band: the first of their bucket."""
 
 _SCHEMA = pa.schema([("earlier", pa.int64()), ("later", pa.int64())])
 _LEFT_OUT = b"left_out"
-
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
-"""Of rows."""
 
 
 class Found(NamedTuple):
     """What one key has found."""
 
-    earlier: Numbers
-    later: Numbers
+    earlier: Rows
+    later: Rows
     """Ascending."""
     left_out: int
     """Pairs that were not taken, see candidate_pairs."""
@@ -31,7 +31,11 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidates(FileShards):
-    """Pairs of rows that share a key, one Arrow file a key."""
+    """Pairs of rows that share a key, one Arrow file a key.
+
+    By digest a row is paired with the first equal one of each split. Equal rows share all bands, so that by
+    band only the first of them in a split is paired: it stands for the others.
+    """
 
     rows: CleanedRows
 
@@ -43,9 +47,19 @@ class Candidates(FileShards):
         return 1 if self.rows.config.duplicates.near is None else len(KEYS)
 
     def __call__(self, shard: int) -> None:
-        """Pair the rows by one key; holds that key of all rows in memory, 16 bytes a row."""
-        tables = map(self.rows.table, range(len(self.rows.raw)))
-        pairs, left_out = candidate_pairs(*kept_keys(tables, KEYS[shard]))
+        """Pair the rows by one key; holds the digest's key and that one of all rows, 40 bytes a row."""
+        tables = [self.rows.table(number) for number in range(len(self.rows.raw))]
+        values, rows = kept_keys(tables, KEYS[0])
+        splits = self.rows.splits_of(rows)
+        if shard == 0:
+            pairs, _ = candidate_pairs(values, rows, splits, most=1)  # the others are equal to it
+            left_out = 0
+        else:
+            chosen = first_of_each(values, splits)
+            values, _ = kept_keys(tables, KEYS[shard])
+            pairs, left_out = candidate_pairs(
+                values[chosen], rows[chosen], splits[chosen], MOST_PARTNERS
+            )
         schema = _SCHEMA.with_metadata({_LEFT_OUT: str(left_out)})
         with (
             self.publishing(self.path(shard)) as path,
@@ -58,24 +72,31 @@ class Candidates(FileShards):
         """Return what a key has found; the bytes stay on disk until they are looked at."""
         table = pa.ipc.open_file(pa.memory_map(str(self.path(key)))).read_all()
         (batch,) = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
-        earlier, later = (cast(Numbers, np.from_dlpack(column)) for column in batch.columns)
+        earlier, later = (cast(Rows, np.from_dlpack(column)) for column in batch.columns)
         return Found(earlier, later, int(table.schema.metadata[_LEFT_OUT]))
 
-    def of_rows(self, start: int, end: int) -> tuple[Pairs, Pairs]:
-        """Return the pairs whose later row is in [start, end): by digest, and by any band.
+    def equal(self, rows: Rows) -> Pairs:
+        """Return the pairs by digest whose later row is one of these, [N] ascending."""
+        return _pairs_of(self.found(0), rows)
+
+    def alike(self, rows: Rows) -> Pairs:
+        """Return the pairs by any band whose later row is one of these, [N] ascending.
 
         Each pair comes once, and those of a later row one after the other: they have earlier rows in common
         with those of the next, whose documents are then at hand.
         """
-        parts = []
-        for key in range(self.count):
-            found = self.found(key)
-            first, last = np.searchsorted(found.later, [start, end])
-            parts.append(np.stack([found.earlier[first:last], found.later[first:last]], axis=1))
-        bands = np.concatenate([np.zeros((0, 2), np.int64), *parts[1:]])
-        _, first = np.unique(keys_of(bands), return_index=True)
-        return parts[0], bands[first]
+        parts = [_pairs_of(self.found(key), rows) for key in range(1, self.count)]
+        pairs = np.concatenate([np.zeros((0, 2), np.int64), *parts])
+        _, first = np.unique(keys_of(pairs), return_index=True)
+        return pairs[first]
 
     def left_out(self) -> int:
         """Return how many candidate pairs were not looked at."""
         return sum(self.found(key).left_out for key in range(self.count))
+
+
+def _pairs_of(found: Found, rows: Rows) -> Pairs:
+    start, end = (np.searchsorted(found.later, rows, side=side) for side in ("left", "right"))
+    counts = end - start
+    places = np.arange(counts.sum()) + np.repeat(start - np.cumsum(counts) + counts, counts)
+    return np.stack([found.earlier[places], found.later[places]], axis=1)

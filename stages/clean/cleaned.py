@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.shards import FileShards
 from stages.clean.config import CleanConfig
@@ -86,6 +87,12 @@ class CleanedRows(FileShards):
         counts = [0, *(self.table(shard).num_rows for shard in range(len(self.raw)))]
         total: list[int] = np.cumsum(counts).tolist()
         return total
+
+    def splits_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the splits of rows by their place in PRIORITY: [N] -> [N]."""
+        offsets = np.array(self.offsets())
+        of_file = np.array([PRIORITY.index(raw.split) for raw in self.raw], dtype=np.int64)
+        return of_file[np.searchsorted(offsets, rows, side="right") - 1]
 
     def record(self, row: RawRow) -> dict[str, Any]:
         """Clean and judge a row; gives its columns but the bands."""

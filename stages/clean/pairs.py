@@ -1,45 +1,58 @@
-"""Candidate pairs of a band: rows that share its value, however many there are in all."""
+"""Candidate pairs of a key: rows that share its value, however many there are in all."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_PARTNERS = 32
-"""Earlier rows that a row is paired with in one band: the first of their bucket."""
-
 Pairs = NDArray[np.int64]
 """[N, 2]: an earlier row and a later one."""
+Rows = NDArray[np.int64]
+Values = NDArray[np.uint64]
 
 
-def candidate_pairs(values: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[Pairs, int]:
-    """Pair each row with earlier ones of the same value.
+def candidate_pairs(values: Values, rows: Rows, splits: Rows, most: int) -> tuple[Pairs, int]:
+    """Pair each row with earlier ones of the same value, the first of each split.
 
     Args:
-        values: [N], the band of each row.
+        values: [N], the key of each row.
         rows: [N], row numbers in ascending order.
+        splits: [N], the split of each row, in ascending order.
+        most: Partners that a row has in a split.
 
     Returns:
         The pairs, sorted by the later row and then the earlier one, and how many were left out because a row
-        had more than MOST_PARTNERS partners.
+        had more partners in a split.
     """
     order = np.argsort(values, kind="stable")
-    values, rows = values[order], rows[order]
-    starts = (
-        np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.zeros(0, int)
-    )
-    sizes = np.diff(np.r_[starts, len(values)])
+    values, rows, splits = values[order], rows[order], splits[order]
+    places = np.arange(len(values))
+    group = np.cumsum(np.r_[False, values[1:] != values[:-1]][: len(values)])
     found, left_out = [np.zeros((0, 2), dtype=np.int64)], 0
-    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        bucket = rows[start : start + size]
-        later = np.repeat(np.arange(size), np.minimum(np.arange(size), MOST_PARTNERS))
+    for split in np.unique(splits):
+        members = np.flatnonzero(splits == split)
+        counts = np.bincount(group[members], minlength=len(values))
+        first = np.zeros(len(values), dtype=np.int64)
+        first[group[members[::-1]]] = members[::-1]  # the last to be written is the first
+        partners = np.where(splits > split, counts[group], 0)
+        partners[members] = members - first[group[members]]
+        taken = np.minimum(partners, most)
+        left_out += int((partners - taken).sum())
+        later = np.repeat(places, taken)
         # 0 | 0 1 | 0 1 2 | ...: the partners of the row at each place
-        first = np.flatnonzero(np.r_[True, later[1:] != later[:-1]]) if len(later) else later
-        earlier = np.arange(len(later)) - np.repeat(first, np.diff(np.r_[first, len(later)]))
-        found.append(np.stack([bucket[earlier], bucket[later]], axis=1))
-        left_out += size * (size - 1) // 2 - len(later)
+        which = np.arange(len(later)) - np.repeat(np.cumsum(taken) - taken, taken)
+        found.append(np.stack([rows[first[group[later]] + which], rows[later]], axis=1))
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))], left_out
+
+
+def first_of_each(values: Values, splits: Rows) -> NDArray[np.bool_]:
+    """Tell which rows are the first of their split with their value: [N] -> [N]."""
+    is_first = np.ones(len(values), dtype=np.bool_)
+    order = np.lexsort((values, splits))  # stable: of equal rows the first comes first
+    values, splits = values[order], splits[order]
+    is_first[order[1:]] = (values[1:] != values[:-1]) | (splits[1:] != splits[:-1])
+    return is_first
 
 
 def keys_of(pairs: Pairs) -> NDArray[np.int64]:

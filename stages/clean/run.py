@@ -24,6 +24,10 @@ from stages.schema import SPLITS
 
 _SHOWN = 20
 """Pairs of each kind in duplicates.json; all are in the ledger."""
+_NEIGHBOURS = (
+    *("duplicate_of", "duplicate_similarity"),
+    *("leak_of", "leak_split", "leak_similarity"),
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +73,7 @@ def _duplicates(ledger: Path, left_out: int) -> JSON:
     counts: Counter[tuple[str, str, str]] = Counter()
     shown: dict[tuple[str, str], list[JSON]] = {}
     for split in SPLITS:
-        for entry in _entries(ledger / split):
+        for entry in _entries(ledger / split, ["id", *_NEIGHBOURS]):
             for kind, other in (("duplicate", split), ("leak", entry["leak_split"])):
                 if (of := entry[f"{kind}_of"]) is not None:
                     similarity = entry[f"{kind}_similarity"]
@@ -91,10 +95,10 @@ def _duplicates(ledger: Path, left_out: int) -> JSON:
     return {"found": found, "candidates_left_out": left_out}
 
 
-def _entries(folder: Path) -> Iterator[JSON]:
+def _entries(folder: Path, columns: list[str]) -> Iterator[JSON]:
     for path in sorted(folder.glob("*.parquet")):
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(columns=columns):
                 yield from batch.to_pylist()
 
 
@@ -105,7 +109,7 @@ def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
     for split in SPLITS:
         outcomes: Counter[str] = Counter()
         duplicates = 0
-        for entry in _entries(context.work / LEDGER / split):
+        for entry in _entries(context.work / LEDGER / split, ["outcome", *_NEIGHBOURS]):
             outcomes[entry["outcome"]] += 1
             duplicates += entry["duplicate_of"] is not None
             leaks += entry["leak_of"] is not None

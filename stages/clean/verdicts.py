@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -77,56 +78,69 @@ class Verdicts(FileShards):
 
     def __call__(self, shard: int) -> None:
         """Settle the rows of one file."""
-        table, split = self.rows.table(shard), self.rows.raw[shard].split
-        neighbours = self._neighbours(shard)
-        records = [
-            self._entry(row, split, neighbours.get((number, True)), neighbours.get((number, False)))
-            for number, row in enumerate(_rows(table))
-        ]
+        table = self.rows.table(shard)
+        entries = self._ledger(shard, table)
         ledger = self.folder / LEDGER / self._name(shard, "parquet")
         for path in (ledger, self.path(shard)):
             for folder in (path.parent.parent, path.parent):
                 if folder != self.folder:
                     folder.mkdir(exist_ok=True)
         with self.publishing(ledger) as path:
-            pq.write_table(pa.Table.from_pylist(records, schema=LEDGER_SCHEMA), path)
-        kept = (
-            Example(row["id"], row["document"], row["summary"])
-            for row, record in zip(_rows(table), records, strict=True)
-            if record["outcome"] == KEPT
-        )
+            pq.write_table(entries, path)
+        kept = pa.compute.equal(entries["outcome"], KEPT)
         with self.publishing(self.path(shard)) as path:
-            write_jsonl(path, kept)
+            write_jsonl(path, _examples(table, kept))
 
-    def _entry(
-        self, row: dict[str, Any], split: str, twin: Neighbour | None, leak: Neighbour | None
-    ) -> dict[str, Any]:
-        settings = self.rows.config.duplicates
-        entry = {**{name: row[name] for name in LEDGER_SCHEMA.names if name in row}, "split": split}
-        if twin is not None:
-            entry |= {"duplicate_of": twin.id, "duplicate_similarity": twin.similarity}
-        if leak is not None:
-            entry |= {"leak_of": leak.id, "leak_split": leak.split}
-            entry["leak_similarity"] = leak.similarity
-        if leak is not None and settings.on_leak == "drop":
-            entry |= {"outcome": "leak", "rule": "on_leak drop"}
-        elif twin is not None and settings.within_split == "drop":
-            entry |= {"outcome": "duplicate", "rule": "within_split drop"}
-        return entry
+    def _ledger(self, shard: int, table: pa.Table) -> pa.Table:
+        """Return the records of one file's rows."""
+        settings, nearest = self.rows.config.duplicates, self._nearest(shard)
+        columns: dict[str, Any] = {
+            name: table[name] if name in table.column_names else [None] * len(table)
+            for name in LEDGER_SCHEMA.names
+        }
+        columns |= {name: table[name].to_pylist() for name in ("outcome", "rule")}
+        columns["split"] = [self.rows.raw[shard].split] * len(table)
+        for row, (twin, leak) in nearest.items():
+            told: dict[str, Any] = {}
+            if twin is not None:
+                told |= {"duplicate_of": twin.id, "duplicate_similarity": twin.similarity}
+            if leak is not None:
+                told |= {"leak_of": leak.id, "leak_split": leak.split}
+                told["leak_similarity"] = leak.similarity
+            if leak is not None and settings.on_leak == "drop":
+                told |= {"outcome": "leak", "rule": "on_leak drop"}
+            elif twin is not None and settings.within_split == "drop":
+                told |= {"outcome": "duplicate", "rule": "within_split drop"}
+            for name, value in told.items():
+                columns[name][row] = value
+        return pa.table(columns, schema=LEDGER_SCHEMA)
 
-    def _neighbours(self, shard: int) -> dict[tuple[int, bool], Neighbour]:
-        """Return the most similar earlier rows, by the row's number in the file and whether of its split."""
-        offsets, split = self.rows.offsets(), self.rows.raw[shard].split
-        same, alike = self.candidates.of_rows(offsets[shard], offsets[shard + 1])
-        equal = list(self._equal(same, offsets))
+    def _nearest(self, shard: int) -> dict[int, tuple[Neighbour | None, Neighbour | None]]:
+        """Return the most similar earlier rows, of its split and of another, by the row's number in the file."""
+        offsets = self.rows.offsets()
+        rows = np.arange(offsets[shard], offsets[shard + 1])
+        equal = list(self._equal(self.candidates.equal(rows), offsets))
+        first = {later: one for one, later, _ in equal if self._same_split(one, later, offsets)}
+        asked = np.unique([first.get(row, row) for row in rows.tolist()]).astype(np.int64)
+        alike = self.candidates.alike(asked)
         alike = alike[~np.isin(keys_of(alike), keys_of(np.array([pair[:2] for pair in equal])))]
         nearest: dict[tuple[int, bool], tuple[float, int]] = {}
         for earlier, later, similarity in itertools.chain(equal, self._near(alike, offsets)):
-            where, _ = _place(earlier, offsets)
-            key = later - offsets[shard], self.rows.raw[where].split == split
+            key = later, self._same_split(earlier, later, offsets)
             if key not in nearest or similarity > nearest[key][0]:
                 nearest[key] = similarity, earlier
-        return {key: self._neighbour(*found, offsets) for key, found in nearest.items()}
+        for copy, one in first.items():  # what the first is like in other splits, its copies are
+            if (one, False) in nearest:
+                nearest.setdefault((copy, False), nearest[one, False])
+        found = {key: self._neighbour(*value, offsets) for key, value in nearest.items()}
+        return {
+            row - offsets[shard]: (found.get((row, True)), found.get((row, False)))
+            for row in {row for row, _ in found} & set(rows.tolist())
+        }
+
+    def _same_split(self, one: int, other: int, offsets: list[int]) -> bool:
+        raw = self.rows.raw
+        return raw[_place(one, offsets)[0]].split == raw[_place(other, offsets)[0]].split
 
     def _neighbour(self, similarity: float, row: int, offsets: list[int]) -> Neighbour:
         where, _ = _place(row, offsets)
@@ -180,7 +194,7 @@ def _place(row: int, offsets: list[int]) -> tuple[int, int]:
     return where, row - offsets[where]
 
 
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    names = [name for name in table.column_names if not name.startswith("key_")]
-    for batch in table.select(names).to_batches(max_chunksize=500):
-        yield from batch.to_pylist()
+def _examples(table: pa.Table, kept: pa.ChunkedArray) -> Iterator[Example]:
+    rows = table.select(["id", "document", "summary"]).filter(kept)
+    for batch in rows.to_batches(max_chunksize=500):
+        yield from map(Example, *(column.to_pylist() for column in batch))

@@ -19,7 +19,7 @@ from pipeline.errors import DataError
 from stages.clean import signature
 from stages.clean.cleaned import PRIORITY
 from stages.clean.config import CleanConfig, DuplicatesConfig
-from stages.clean.pairs import MOST_PARTNERS, candidate_pairs
+from stages.clean.pairs import candidate_pairs, first_of_each
 from stages.clean.run import run, shards
 from stages.clean.signature import BANDS, SLOTS, bands_of, estimate, signature_of
 from stages.clean.words import digest, jaccard, shingle_hashes, shingles, words_of
@@ -201,18 +201,66 @@ def test_leaks_may_be_forbidden(tmp_path: Path) -> None:
 
 def test_pairs_are_those_of_equal_values_in_order() -> None:
     values = np.array([7, 9, 7, 3, 7, 9], dtype=np.uint64)
-    pairs, left_out = candidate_pairs(values, np.array([2, 3, 5, 7, 11, 13]))
+    rows, splits = np.array([2, 3, 5, 7, 11, 13]), np.array([0, 0, 0, 1, 1, 2])
+    pairs, left_out = candidate_pairs(values, rows, splits, most=9)
     assert pairs.tolist() == [[2, 5], [2, 11], [5, 11], [3, 13]]
     assert left_out == 0
+    nothing = np.zeros(0, np.int64)
+    assert candidate_pairs(nothing.astype(np.uint64), nothing, nothing, most=9)[0].shape == (0, 2)
 
 
-def test_large_buckets_are_cut_and_the_cut_is_counted() -> None:
-    count = MOST_PARTNERS + 3
-    pairs, left_out = candidate_pairs(np.zeros(count, np.uint64), np.arange(count))
-    assert len(pairs) + left_out == count * (count - 1) // 2
-    assert left_out == 1 + 2
-    last = pairs[pairs[:, 1] == count - 1]
-    assert last[:, 0].tolist() == list(range(MOST_PARTNERS))
+@pytest.mark.parametrize("most", [1, 2, 50])
+def test_pairs_are_with_the_first_of_each_split_and_the_others_are_counted(most: int) -> None:
+    chance = np.random.default_rng(most)
+    splits = np.sort(chance.integers(0, 3, 60))
+    values, rows = chance.integers(0, 5, 60).astype(np.uint64), np.arange(60) * 3
+    wanted, left_out, seen = [], 0, set()
+    for later in range(60):
+        for split in range(3):
+            alike = [
+                earlier
+                for earlier in range(later)
+                if (values[earlier], splits[earlier]) == (values[later], split)
+            ]
+            wanted += [[3 * earlier, 3 * later] for earlier in alike[:most]]
+            left_out += len(alike[most:])
+    pairs, told = candidate_pairs(values, rows, splits, most)
+    assert (pairs.tolist(), told) == (wanted, left_out)
+    firsts = [
+        (pair not in seen, seen.add(pair))[0]
+        for pair in zip(values.tolist(), splits.tolist(), strict=True)
+    ]
+    assert first_of_each(values, splits).tolist() == firsts
+
+
+def test_however_many_copies_there_are_each_is_found_and_nothing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy is like what the first of its split is like, wherever the file of that one is."""
+    monkeypatch.setattr(schema, "SHARD_ROWS", 7)
+    chance = random.Random(8)
+    text, other, alone = corpus(chance, 3, 60)
+    near = edited(text, 0.01, chance)
+    splits = {
+        "test": rows("test", [near, *[other] * 50]),
+        "valid": rows("valid", [alone]),
+        "train": rows("train", [*[text] * 40, other, other]),
+    }
+    context = new_context(tmp_path, **splits)
+    run(CleanConfig(), context)
+    found = ledger(context.work)
+    for number in range(42):
+        first = 0 if number < 40 else 40
+        entry = found[f"train-{number}"]
+        twin = None if number == first else f"train-{first}"
+        assert entry["duplicate_of"] == twin, number
+        assert entry["leak_of"] == ("test-0" if number < 40 else "test-1"), number
+    similarity = found["train-0"]["leak_similarity"]
+    assert 0.8 < similarity < 1
+    assert {found[f"train-{number}"]["leak_similarity"] for number in range(40)} == {similarity}
+    assert found["test-50"]["duplicate_of"] == "test-1"
+    told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
+    assert told["candidates_left_out"] == 0
 
 
 def test_signatures_estimate_the_similarity_of_sets() -> None:
@@ -289,7 +337,7 @@ def test_each_candidate_comes_once_and_those_of_a_row_together(tmp_path: Path) -
         context.share(step)
     verdicts: Any = last.work
     offsets = verdicts.rows.offsets()
-    found = verdicts.candidates.of_rows(offsets[0], offsets[-1])[1].tolist()
+    found = verdicts.candidates.alike(np.arange(offsets[-1])).tolist()
     assert len(found) > 300
     assert found == sorted(found, key=lambda pair: (pair[1], pair[0]))
     assert len(found) == len({tuple(pair) for pair in found})
