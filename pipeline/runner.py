@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class HashCache:
     def __call__(self, file: Path) -> str:
         """Return the sha256 of `file`."""
         state = file.stat()
-        key = f"{file.resolve()}\t{state.st_size}\t{state.st_mtime_ns}"
+        # a name need not be UTF-8
+        name = os.fsencode(file.resolve()).decode("utf-8", "backslashreplace")
+        key = f"{name}\t{state.st_size}\t{state.st_mtime_ns}"
         if key not in self._known:
             self._known[key] = sha256_file(file)
             self._is_changed = True

@@ -49,10 +49,11 @@ def trace(run_dir: RunDir, id_: str) -> list[JSON]:
 
     Returns:
         For each split that has such a row: the split, and by stage what became of the row there. None says
-        that the stage is done and has no such row, as where it was left out before.
+        that the stage is done and has no such row, as where it was left out before. A row that fetch left
+        out, because it is no part of the set, has split `none`.
 
     Raises:
-        DataError: If no split has the row, or nothing is fetched yet.
+        DataError: If no split has the row and fetch left none such out, or nothing is fetched yet.
     """
     fetched = run_dir.artifact("fetch")
     if fetched is None:
@@ -68,10 +69,11 @@ def trace(run_dir: RunDir, id_: str) -> list[JSON]:
             if artifact is not None and _has_split(artifact, split, run_dir):
                 way[stage] = look(artifact, split, id_)
         found.append(way)
+    found = found or _left_out(fetched, id_)
     if not found:
         raise DataError(
             f"{run_dir.root}: no split has a row {id_!r}; the ids are those of the dataset, or split and row "
-            f"number (such as train-0000012) where it has none: see {fetched.path / 'raw'}"
+            f"number (train-0000012; row-0000012 of one source) where it has none: see {fetched.path / 'raw'}"
         )
     return found
 
@@ -94,6 +96,19 @@ def _raw(artifact: Artifact, split: str, id_: str) -> JSON | None:
                 "summary": row["summary"],
             }
     return None
+
+
+def _left_out(artifact: Artifact, id_: str) -> list[JSON]:
+    import pyarrow.parquet as pq
+
+    name = "left_out.parquet"
+    if name not in artifact.manifest.files:
+        return []
+    rows = pq.read_table(artifact.file(name), filters=[("id", "=", id_)]).to_pylist()
+    return [
+        {"split": "none", "fetch": {"origin": row["origin"], "left_out": row["reason"]}}
+        for row in rows
+    ]
 
 
 def _with_id(path: Path, id_: str) -> Iterator[JSON]:

@@ -43,8 +43,16 @@ class Reading(Config):
 
     on_bad_row: OnBadRow = "fail"
     """About a row that cannot be read: end with its place, or keep it without texts and with its fault."""
-    max_line_bytes: Annotated[StrictInt, Field(ge=1)] = 1 << 26
-    """Longest line of a text file in bytes, its end included; a longer one cannot be read."""
+
+
+class FileReading(Reading):
+    """How rows of files are read."""
+
+    max_line_bytes: Annotated[StrictInt, Field(ge=1, lt=1 << 31)] = 1 << 26
+    """Longest line of a text file in bytes, its end included, below 2 GiB; a longer one cannot be read."""
+    quoting: Literal["csv", "none"] | None = None
+    """Whether double quotes in CSV and TSV may enclose delimiters and line ends (`csv`), or are characters
+    like others (`none`); null is `csv`, but a TSV record that looks like several rows cannot be read."""
 
 
 class SplitFiles(Config):
@@ -84,7 +92,7 @@ class DemoDataset(Config):
     """Test pairs, 1 or more."""
 
 
-class LocalDataset(Reading):
+class LocalDataset(FileReading):
     """Files of one's own: JSON Lines, CSV, TSV, Parquet or pairs of line files, compressed or not."""
 
     source: Literal["local"]
@@ -103,7 +111,7 @@ class LocalDataset(Reading):
         return self
 
 
-class CatalogueDataset(Reading):
+class CatalogueDataset(FileReading):
     """A set that is described in the catalogue, from the Hub or from its original files."""
 
     source: Literal["catalogue"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +99,8 @@ def tfds_key(number: int, split: str = "train") -> int:
     return int.from_bytes(hashlib.md5(f"{split}{number}".encode()).digest()[:8], "big")
 
 
-def by_ids(path: Path, is_member: Callable[[RawRow], bool]) -> Assign:
-    """Assign rows by lists of ids, `{"train": [...], "validation": [...], "test": [...]}`.
+def listed_ids(path: Path) -> dict[str, str]:
+    """Return the split of each id of a file `{"train": [...], "validation": [...], "test": [...]}`.
 
     Raises:
         DataError: If the file is not of that form, or has an id twice.
@@ -123,7 +123,24 @@ def by_ids(path: Path, is_member: Callable[[RawRow], bool]) -> Assign:
             if id_ in split_of:
                 raise DataError(f"fetch.dataset.split_ids: {path}: gives id {id_!r} twice")
             split_of[id_] = _SPLIT_NAMES[name]
-    return lambda _, row: split_of.get(row.id) if row.fault or is_member(row) else None
+    return split_of
+
+
+def by_ids(split_of: Mapping[str, str], is_member: Callable[[RawRow], bool]) -> Assign:
+    """Assign rows by lists of ids.
+
+    Args:
+        split_of: The split of each id.
+        is_member: Whether a row is part of the set; rows that could not be read are, and left in train where
+            their id, which may be a made one, is in no list.
+    """
+
+    def assign(_: int, row: RawRow) -> str | None:
+        if row.fault:
+            return split_of.get(row.id, "train")
+        return split_of.get(row.id) if is_member(row) else None
+
+    return assign
 
 
 def _folded(text: str) -> str:

@@ -19,6 +19,7 @@ _KINDS: dict[str, Kind] = {
     ".src.txt": "pairs",
 }
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
+_OTHER_CODECS = (".bz2", ".xz", ".lzma", ".lz4", ".br", ".zip", ".7z", ".gzip", ".zstd")
 _PARTNERS = {".source": ".target", ".src.txt": ".tgt.txt"}
 
 KNOWN = f"{', '.join(_KINDS)}, all but .parquet also with {' or '.join(_CODECS)}"
@@ -46,6 +47,14 @@ def format_of(path: Path) -> Format | None:
             whole = suffix + (path.suffix if codec else "")
             return Format(name.removesuffix(suffix), whole, kind, codec)
     return None
+
+
+def is_nearly_known(path: Path) -> bool:
+    """Whether a file's name is of a known format but for upper case or how it is compressed."""
+    lower = path.with_name(path.name.lower())
+    packed = lower.suffix in (*_CODECS, *_OTHER_CODECS)
+    bare = lower.with_name(lower.name.removesuffix(lower.suffix)) if packed else lower
+    return format_of(path) is None and format_of(bare) is not None
 
 
 def partner(path: Path) -> Path | None:

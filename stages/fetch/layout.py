@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.errors import DataError
 from stages.fetch.config import LocalDataset
-from stages.fetch.formats import KNOWN, format_of, partner
+from stages.fetch.formats import KNOWN, format_of, is_nearly_known, partner, with_partners
 from stages.fetch.refusals import input_errors
 from stages.schema import SPLITS
 
@@ -17,6 +18,7 @@ ALL = "all"
 Files = dict[str, list[Path]]
 """The files of each split, in order; or those of ALL."""
 
+_PART = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d).*")
 _NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
 
@@ -65,6 +67,9 @@ def _named(folder: Path, split: str) -> list[Path]:
     stems = {path: of_path.stem for path, of_path in formats.items() if of_path}
     candidates: list[list[Path]] = []
     for name in _NAMES[split]:
+        _refuse_unreadable(
+            [path for path in formats if re.match(rf"{name}[-_.]", path.name)], field
+        )
         numbered = re.compile(rf"{name}[-_.]\d.*")
         candidates += [[path] for path, stem in stems.items() if stem == name]
         candidates.append([path for path, stem in stems.items() if numbered.fullmatch(stem)])
@@ -78,7 +83,9 @@ def _named(folder: Path, split: str) -> list[Path]:
             f"{', '.join(_NAMES[split])} in one of the formats {KNOWN}, or say in fetch.dataset.files "
             "where it is"
         )
-    return _checked([file for path in found[0] for file in expand(folder, path.name, field)])
+    files = [file for path in found[0] for file in expand(folder, path.name, field)]
+    _refuse_lost_parts(files, field)
+    return _checked(files)
 
 
 def expand(folder: Path, name: str, field: str) -> list[Path]:
@@ -87,17 +94,18 @@ def expand(folder: Path, name: str, field: str) -> list[Path]:
     Args:
         folder: Where names and globs start that are not absolute.
         name: Of a folder the files of known formats are taken, but hidden ones, such as macOS' `._a.jsonl`,
-            and none of folders below.
+            and none of folders below: see `passed_over`.
         field: The setting, for messages.
 
     Raises:
         DataError: If there are none; or one cannot be read, has an unknown or another format, or lacks its
-            partner.
+            partner; or, but for the name of one file, if one of numbered parts is not there.
     """
     path = folder / name
     with input_errors(path, field):
         if path.is_dir():
             files = [file for file in path.iterdir() if not file.name.startswith(".")]
+            _refuse_unreadable(files, field)
             found = [file for file in files if format_of(file) and _is_file(file)]
             if not found:
                 raise DataError(f"{field}: {path} has no file of a known format ({KNOWN})")
@@ -114,7 +122,57 @@ def expand(folder: Path, name: str, field: str) -> list[Path]:
         raise DataError(
             f"{field}: the format of {unknown[0]} is not known from its name; known: {KNOWN}"
         )
+    if found != [path]:  # the name of one part says that it alone is meant
+        _refuse_lost_parts(found, field)
     return _checked(sorted(found))
+
+
+def passed_over(dataset: LocalDataset) -> list[Path]:
+    """Return what is not read of the folders that are read whole: files of other formats, folders below."""
+    used = set(with_partners(itertools.chain(*local_files(dataset).values())))
+    if dataset.files is not None:
+        named = {dataset.path / getattr(dataset.files, split) for split in SPLITS}
+    else:
+        named = {dataset.path}
+        named |= {path.parent for path in used} if dataset.derive is None else set()
+    folders = {folder for folder in named if folder.is_dir()}
+    seen = {path for folder in folders for path in folder.iterdir()}
+    return sorted(path for path in seen - used - folders if not path.name.startswith("."))
+
+
+def _refuse_unreadable(paths: Iterable[Path], field: str) -> None:
+    """Refuse files that hold rows by their names, in a form that we do not read: they would be left out."""
+    for path in paths:
+        if is_nearly_known(path):
+            raise DataError(
+                f"{field}: {path} is not read, by its name; known: {KNOWN}, all in lower case. Unpack, pack "
+                "again or rename it; or take it out"
+            )
+
+
+def _refuse_lost_parts(paths: Iterable[Path], field: str) -> None:
+    """Refuse parts `..-00001-of-00003..` if one of their number is not in their folder."""
+
+    def parts(names: Iterable[Path]) -> dict[tuple[Path, str, str], set[int]]:
+        found: dict[tuple[Path, str, str], set[int]] = {}
+        for path in names:
+            if format_of(path) and (part := _PART.fullmatch(path.name)):
+                found.setdefault((path.parent, part[1], part[3]), set()).add(int(part[2]))
+        return found
+
+    wanted = parts(paths)
+    present = parts(path for folder in {key[0] for key in wanted} for path in folder.iterdir())
+    for folder, prefix, count in wanted:
+        here = present[folder, prefix, count]
+        first = 1 if int(count) in here else 0
+        numbers = range(first, int(count) + first)
+        lost = list(itertools.islice((n for n in numbers if n not in here), 6))
+        if lost:
+            told = ", ".join(map(str, lost[:5])) + (" and others" if lost[5:] else "")
+            raise DataError(
+                f"{field}: {folder}: of the {int(count)} parts {prefix}*-of-{count}* these are not there: "
+                f"{told} (from {first}). Bring them, or give those that are there names without -of-{count}"
+            )
 
 
 def _is_file(path: Path) -> bool:

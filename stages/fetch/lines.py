@@ -35,7 +35,8 @@ def text_lines(path: Path, codec: str | None, max_bytes: int) -> Iterator[Line]:
         max_bytes: Bytes that a line may have; of a longer one no more is kept.
 
     Raises:
-        DataError: If the file cannot be opened, or not read to its end, as when it was cut short.
+        DataError: If the file cannot be opened, or not read to its end, as when it was cut short; or has no
+            line.
     """
     try:
         with input_errors(path), contextlib.ExitStack() as stack:
@@ -43,6 +44,10 @@ def text_lines(path: Path, codec: str | None, max_bytes: int) -> Iterator[Line]:
             for number in itertools.count(1):
                 line = file.readline(max_bytes + 1)
                 if not line:
+                    if number == 1:
+                        raise DataError(
+                            f"{path}: is empty, without even a line; bring it again or leave it out"
+                        )
                     return
                 if len(line) <= max_bytes:
                     yield _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError, storage_error
-from stages.fetch.config import Columns
-from stages.fetch.formats import format_of, partner, with_partners
+from stages.fetch.config import Columns, FileReading
+from stages.fetch.formats import format_of, partner
 from stages.fetch.lines import text_lines
 from stages.fetch.refusals import input_errors
 
 _PARQUET_ROWS = 1000
+_NO_QUOTES = "; where double quotes enclose nothing, --set fetch.dataset.quoting=none"
 _ONE_A_LINE = (
     "; one object a line is expected: of a file that is one list `jq -c '.[]'` makes lines, of objects over "
     "several lines `jq -c .`"
@@ -43,42 +44,36 @@ _Numbered = tuple[int, Mapping[str, Any], str]
 """Line or row from 1, columns, fault."""
 
 
-def found_rows(files: Sequence[Path], columns: Columns, max_line_bytes: int) -> Iterator[Found]:
+def found_rows(files: Sequence[Path], columns: Columns, how: FileReading) -> Iterator[Found]:
     """Read files of known formats one after the other.
 
     Args:
         files: At least one; see `formats` for what their names say.
         columns: Names of the columns that are needed; others may be left out.
-        max_line_bytes: Longest line of a text file.
+        how: Longest line of a text file, and what double quotes are in CSV and TSV.
 
     Raises:
-        DataError: If a file as a whole cannot be read, has no byte, or has a needed column twice; or those
+        DataError: If a file as a whole cannot be read, has no line, or has a needed column twice; or those
             of a pair differ in length.
     """
     common = Path(os.path.commonpath([path.parent for path in files]))
-    for path in with_partners(files):
-        with input_errors(path):
-            size = path.stat().st_size
-        if size == 0:
-            raise DataError(
-                f"{path}: is empty, without even a line; bring it again or leave it out"
-            )
     for path in files:
         name = path.relative_to(common).as_posix()
-        for number, values, fault in _numbered(path, columns, max_line_bytes):
+        for number, values, fault in _numbered(path, columns, how):
             yield Found(str(common), f"{name}:{number}", values, fault)
 
 
-def _numbered(path: Path, columns: Columns, limit: int) -> Iterator[_Numbered]:
+def _numbered(path: Path, columns: Columns, how: FileReading) -> Iterator[_Numbered]:
     found = format_of(path)
     assert found is not None, "files of other formats are refused before"
+    limit = how.max_line_bytes
     match found.kind:
         case "jsonl":
             return _jsonl(path, found.codec, limit, columns)
         case "csv":
-            return _csv(path, found.codec, limit, ",")
+            return _csv(path, found.codec, how, ",")
         case "tsv":
-            return _csv(path, found.codec, limit, "\t")
+            return _csv(path, found.codec, how, "\t")
         case "parquet":
             return _parquet(path, columns)
         case "pairs":
@@ -124,19 +119,28 @@ def _twice(names: Sequence[str], columns: Columns) -> str:
     return next((name for name in needed if names.count(name) > 1), "")
 
 
-def _csv(path: Path, codec: str | None, limit: int, delimiter: str) -> Iterator[_Numbered]:
-    csv.field_size_limit(
-        limit
-    )  # of the module; a quote that is never closed may not fill the memory
+def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Iterator[_Numbered]:
+    # A limit of the module: a quote that is never closed may not fill the memory.
+    csv.field_size_limit(how.max_line_bytes)
     faults: list[str] = []
+    header: list[str] = []
+    alike = 0  # lines of a record that have the header's number of fields, each taken alone
 
     def texts() -> Iterator[str]:
-        for line in text_lines(path, codec, limit):
+        nonlocal alike
+        for line in text_lines(path, codec, how.max_line_bytes):
+            alike += line.text.count(delimiter) + 1 == len(header)
             if line.fault:
                 faults.append(line.fault)
             yield line.text
 
-    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+    has_quotes = how.quoting != "none"
+    reader = csv.reader(
+        texts(),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
+        strict=True,
+    )
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -147,21 +151,24 @@ def _csv(path: Path, codec: str | None, limit: int, delimiter: str) -> Iterator[
         raise DataError(f"{path}: the header gives a column twice: {', '.join(header)}")
     while True:
         faults.clear()
-        number, row, fault = reader.line_num + 1, [], ""
+        number, row, alike = reader.line_num + 1, [], 0
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            fault = f"is not valid CSV ({error})"
+            faults.append(f"is not valid CSV ({error}){_NO_QUOTES if has_quotes else ''}")
+        if row and len(row) != len(header):
+            faults.append(
+                f"has another number of fields ({len(row)}) than the header ({len(header)})"
+            )
+        elif delimiter == "\t" and how.quoting is None and alike > 1:
+            faults.append(f"looks like several rows{_NO_QUOTES}, and if it is one row, quoting=csv")
+        if faults and reader.line_num > number:
+            lines = f"lines {number} to {reader.line_num}"
+            faults[0] += f"; {lines} are one record, by their double quotes"
         if faults:
-            fault = faults[0]
-        elif row and len(row) != len(header):
-            fault = f"has another number of fields ({len(row)}) than the header ({len(header)})"
-        if fault and reader.line_num > number:
-            fault += f"; lines {number} to {reader.line_num} are one record, by their double quotes"
-        if fault:
-            yield number, {}, fault
+            yield number, {}, faults[0]
         elif row:
             yield number, dict(zip(header, row, strict=True)), ""
 

@@ -46,15 +46,21 @@ def checked_rows(
             if first != found.origin:
                 told = f"id {id_!r} was given before, in {first}; ids must be unique within a split"
                 fault, id_ = fault or told, repeats.unused(id_)
+        origin, fault = printable(found.origin), printable(fault)
         if not fault:
-            yield RawRow(id_, document.text, summary.text, found.origin)
+            yield RawRow(id_, document.text, summary.text, origin)
         elif on_bad_row == "record":
-            yield RawRow(id_, "", "", found.origin, fault)
+            yield RawRow(id_, "", "", origin, fault)
         else:
             raise DataError(
-                f"{found.place}/{found.origin}: {fault}. Mend or remove the row, or keep a record of such "
-                "rows with --set fetch.dataset.on_bad_row=record"
+                f"{printable(found.place)}/{origin}: {fault}. Mend or remove the row, or keep a record of "
+                "such rows with --set fetch.dataset.on_bad_row=record"
             )
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written, a name of a file or column that is not UTF-8 in escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Text(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,19 +16,21 @@ from stages.fetch.config import (
     Columns,
     Dataset,
     DemoDataset,
+    FileReading,
     HubDataset,
     LocalDataset,
-    Reading,
 )
-from stages.fetch.cut import Assign, by_document, by_ids, by_order
+from stages.fetch.cut import Assign, by_document, by_ids, by_order, listed_ids
 from stages.fetch.demo_corpus import demo_rows
 from stages.fetch.hub import commit_of, hub_files, hub_rows
-from stages.fetch.layout import ALL, local_files
+from stages.fetch.layout import ALL, local_files, passed_over
+from stages.fetch.left_out import left_out_rows
 from stages.fetch.local_rows import found_rows
 from stages.fetch.notes import noted
-from stages.fetch.rows import checked_rows
+from stages.fetch.rows import checked_rows, printable
 from stages.schema import RawRow
 
+_logger = logging.getLogger(__name__)
 Rows = Callable[[str], Iterator[RawRow]]
 """Reads the rows of a split from their start."""
 
@@ -49,13 +53,7 @@ def source_of(dataset: Dataset, context: StageContext) -> Source:
         case DemoDataset():
             return _plain(_demo(dataset, context.seed), "demo", "as made")
         case LocalDataset():
-            derive = dataset.derive
-            choice = (
-                f"derived by document: valid {derive.valid:g}, test {derive.test:g}, seed {derive.seed}"
-                if derive
-                else "as given"
-            )
-            return _plain(_local(dataset, context), "local", choice)
+            return _local(dataset, context)
         case HubDataset():
             name = " ".join(part for part in (dataset.path, dataset.name) if part)
             return _plain(_hub(dataset, context), name, "as given")
@@ -70,19 +68,37 @@ def _plain(rows: Rows, name: str, split_choice: str) -> Source:
 def _demo(dataset: DemoDataset, seed: int) -> Rows:
     def rows(split: str) -> Iterator[RawRow]:
         count = getattr(dataset, f"{split}_rows")
-        for number, row in enumerate(demo_rows(split, count, seed)):
+        for number, row in enumerate(demo_rows(split, count, seed), 1):
             yield RawRow(row["id"], row["document"], row["summary"], f"demo {split}:{number}")
 
     return rows
 
 
-def _local(dataset: LocalDataset, context: StageContext) -> Rows:
-    files = local_files(dataset)
-    derive = dataset.derive
+def _local(dataset: LocalDataset, context: StageContext) -> Source:
+    files, derive = local_files(dataset), dataset.derive
+
+    def read(part: str, prefix: str) -> Iterator[RawRow]:
+        return _read(files[part], prefix, dataset.columns, dataset)
+
     if derive is None:
-        return lambda split: _read(files[split], split, dataset.columns, dataset)
-    every = functools.partial(_read, files[ALL], "row", dataset.columns, dataset)
-    return _cut(every, lambda: by_document(derive), context)
+        source = _plain(lambda split: read(split, split), "local", "as given")
+    else:
+        choice = (
+            f"derived by document: valid {derive.valid:g}, test {derive.test:g}, seed {derive.seed}"
+        )
+        every, find = lambda: read(ALL, "row"), lambda: by_document(derive)
+        source = _plain(_cut(every, find, context, lambda _: ""), "local", choice)
+    return source._replace(facts=source.facts | _passed_over(dataset))
+
+
+def _passed_over(dataset: LocalDataset) -> Metrics:
+    """Name what lies beside the files and is not read, in the log and in the manifest."""
+    names = [printable(os.path.relpath(path, dataset.path)) for path in passed_over(dataset)]
+    if not names:
+        return {}
+    told = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if names[10:] else "")
+    _logger.warning("%s: not read: %s", printable(str(dataset.path)), told)
+    return {"files_not_read": told}
 
 
 def _hub(dataset: HubDataset, context: StageContext) -> Rows:
@@ -123,9 +139,14 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
 
     def assign() -> Assign:
         assert cut is not None, "only a set of one source is cut"
-        if dataset.split_ids is not None:
-            return by_ids(dataset.split_ids, is_member)
-        return by_order(every(), cut, is_member)
+        if dataset.split_ids is None:
+            return by_order(every(), cut, is_member)
+        listed = listed_ids(dataset.split_ids)
+        _tell_absent(listed, every(), context)
+        return by_ids(listed, is_member)
+
+    def why_left_out(row: RawRow) -> str:
+        return "its id is in no list" if is_member(row) else "has no document or no summary"
 
     expected = expected_rows(dataset, choice)
     facts: Metrics = {
@@ -136,7 +157,7 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
         "rouge_l": entry.evaluation.rouge_l,
     }
     return Source(
-        _cut(every, assign, context) if cut else published,
+        _cut(every, assign, context, why_left_out) if cut else published,
         facts,
         dict(expected) if expected else {},
         dataset.check_rows,
@@ -163,25 +184,42 @@ def _folder(dataset: CatalogueDataset, choice: Choice, context: StageContext) ->
     return folder
 
 
-def _read(files: Sequence[Path], prefix: str, columns: Columns, how: Reading) -> Iterator[RawRow]:
-    return checked_rows(
-        lambda: found_rows(files, columns, how.max_line_bytes), prefix, columns, how.on_bad_row
-    )
+def _read(
+    files: Sequence[Path], prefix: str, columns: Columns, how: FileReading
+) -> Iterator[RawRow]:
+    return checked_rows(lambda: found_rows(files, columns, how), prefix, columns, how.on_bad_row)
+
+
+def _tell_absent(listed: Iterable[str], rows: Iterable[RawRow], context: StageContext) -> None:
+    """Say which listed ids the source has not, and count them."""
+    absent = sorted(set(listed).difference(row.id for row in rows))
+    noted(context, "listed_ids_not_found", lambda: len(absent))
+    if absent:
+        told = ", ".join(absent[:5]) + (", ..." if absent[5:] else "")
+        _logger.warning(
+            "fetch.dataset.split_ids: %d ids are not in the source: %s", len(absent), told
+        )
 
 
 def _cut(
-    every: Callable[[], Iterator[RawRow]], find: Callable[[], Assign], context: StageContext
+    every: Callable[[], Iterator[RawRow]],
+    find: Callable[[], Assign],
+    context: StageContext,
+    why_left_out: Callable[[RawRow], str],
 ) -> Rows:
-    """Read one source once for each split, which takes its rows; those that none takes are counted."""
+    """Read one source once for each split, which takes its rows; those that none takes are noted."""
     assign = functools.cache(find)
 
     def rows(split: str) -> Iterator[RawRow]:
         left_out = 0
-        for number, row in enumerate(every()):
-            part = assign()(number, row)
-            left_out += part is None
-            if part == split:
-                yield row
+        with left_out_rows(context) as keep:
+            for number, row in enumerate(every()):
+                part = assign()(number, row)
+                if part is None:
+                    left_out += 1
+                    keep(row, why_left_out(row))
+                elif part == split:
+                    yield row
         noted(context, "rows_left_out", lambda: left_out)
 
     return rows

@@ -275,6 +275,17 @@ def test_moved_data_is_the_same_data(data: Path, fetched: RunDir, tmp_path: Path
     assert first_decision(tmp_path / "data elsewhere", fetched).action is SKIP
 
 
+def test_a_file_whose_name_is_no_utf_8_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    file.write_bytes(b"x")
+    cache = HashCache(tmp_path / "hashes.json")
+    checksum, times = cache(file), file.stat()
+    cache.save()
+    file.write_bytes(b"y")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert HashCache(tmp_path / "hashes.json")(file) == checksum
+
+
 def test_touched_data_is_the_same_data(data: Path, fetched: RunDir) -> None:
     first_decision(data, fetched)
     os.utime(data / "train.jsonl", (1, 1))

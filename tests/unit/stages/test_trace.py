@@ -13,8 +13,10 @@ from pipeline.artifact import RunDir
 from pipeline.errors import EXIT_FAILED
 from pipeline.files import write_json
 from stages.clean.verdicts import LEDGER_SCHEMA
+from stages.fetch.left_out import left_out_rows
 from stages.schema import Prediction, RawRow, write_jsonl, write_shards
 from tests.conftest import CommandLine
+from tests.unit.stages.fetch.contexts import new_context
 
 ROWS = {
     "train": [
@@ -117,6 +119,21 @@ def test_a_row_that_was_left_out_says_where(sumpipe: CommandLine, run_dir: RunDi
     assert way["encode"] is None
     told = sumpipe("trace", run_dir.root, "b").out
     assert "encode    no such row: it was left out before" in told
+
+
+def test_a_row_that_is_no_part_of_the_set_says_why(sumpipe: CommandLine, tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    fetch = run_dir.open_partial("fetch", {})
+    for split, rows in ROWS.items():
+        write_shards(fetch / "raw" / split, rows)
+    with left_out_rows(new_context(fetch)) as keep:
+        keep(RawRow("p1", "", "s", "tifu.json:2"), "has no document or no summary")
+    run_dir.commit("fetch", {}, {}, {})
+    run_dir.recipe.write_text("name: x\n", encoding="utf-8")
+    told = sumpipe("trace", run_dir.root, "p1").out
+    assert told == (
+        "none: p1\n  fetch     origin tifu.json:2, left out has no document or no summary\n"
+    )
 
 
 def test_people_read_the_beginning_of_long_texts(sumpipe: CommandLine, run_dir: RunDir) -> None:

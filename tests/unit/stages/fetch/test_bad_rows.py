@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from pipeline.errors import DataError
 from stages.fetch import rows as rows_module
 from stages.fetch import seen as seen_module
-from stages.fetch.config import Columns, OnBadRow
+from stages.fetch.config import Columns, FileReading, OnBadRow
 from stages.fetch.layout import expand
 from stages.fetch.local_rows import found_rows
 from stages.fetch.rows import checked_rows
@@ -25,11 +27,10 @@ from stages.schema import RawRow
 LIMIT = 1000
 
 
-def read(path: Path, on_bad_row: OnBadRow = "record", limit: int = LIMIT) -> list[RawRow]:
+def read(path: Path, on_bad_row: OnBadRow = "record", **settings: Any) -> list[RawRow]:
     files, columns = expand(path.parent, path.name, "files"), Columns()
-    return list(
-        checked_rows(lambda: found_rows(files, columns, limit), "train", columns, on_bad_row)
-    )
+    how = FileReading.model_validate({"max_line_bytes": LIMIT, **settings})
+    return list(checked_rows(lambda: found_rows(files, columns, how), "train", columns, on_bad_row))
 
 
 def good(name: str, **changed: object) -> bytes:
@@ -67,6 +68,17 @@ def test_a_bad_line_ends_it_or_is_recorded(line: bytes, told: str, tmp_path: Pat
     assert (bad.document, bad.summary) == ("", "")
     assert len({first.id, bad.id, last.id}) == 3
     bad.id.encode()  # can be written
+
+
+def test_names_that_are_no_utf_8_are_written_in_escapes(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_bytes(b'{"\\ud800": 1}\n' + good("a"))
+    bad, row = read(path)
+    assert (bad.origin, row.origin) == (r"caf\udce9.jsonl:1", r"caf\udce9.jsonl:2")
+    assert r"columns here: \ud800 " in bad.fault
+    with pytest.raises(DataError, match=r"caf\\udce9.jsonl:1: ") as caught:
+        read(path, "fail")
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +134,65 @@ def test_lines_that_a_quote_has_swallowed_are_named(
     assert (told in bad.fault) if told else ("lines" not in bad.fault)
 
 
+UNQUOTED = [
+    b'id\tdocument\tsummary\n1\t"Hello there\ts1\n2\tx y z\ts2\n3\tno quote here"\ts3\n4\td\ts\n',
+    b'id\tdocument\tsummary\n1\t"Hello there\ts1\n2\tthere"\ts2\n4\td\ts\n',
+    b'id\tsummary\tdocument\n1\ts\t"Hello there\n2\t"s"\tthere"\n3\ts\t"x"\n4\td\ts\n',
+    b'document\tsummary\tid\n"Hello there\ts1\t1\nthere"\ts2\t2\nd\ts\t4\n',
+]
+
+
+@pytest.mark.parametrize("text", UNQUOTED)
+def test_rows_that_quotes_have_swallowed_are_no_row(text: bytes, tmp_path: Path) -> None:
+    """TSV often has no quoting: read with it, rows from an opening quote to a closing one become one."""
+    path = tmp_path / "train.tsv"
+    path.write_bytes(text)
+    with pytest.raises(
+        DataError, match=r"train\.tsv:2: .*quoting=none.*lines 2 to \d are one record"
+    ):
+        read(path, "fail")
+    assert [row.id for row in read(path) if not row.fault][-1] == "4"
+    rows = read(path, "fail", quoting="none")
+    assert len(rows) == len(text.splitlines()) - 1
+    assert any('"Hello there' in row.document for row in rows)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [("id", "document", "summary"), ("document", "summary", "id"), ("summary", "document")],
+)
+@pytest.mark.parametrize("quoting", [None, "csv"])
+def test_texts_of_several_lines_are_one_row_of_tsv(
+    columns: tuple[str, ...], quoting: str | None, tmp_path: Path
+) -> None:
+    """As pandas and the csv module write them, wherever the column stands."""
+    rows = [{"id": "1", "document": 'One "line"\n\nand\nothers', "summary": "a\nb"}] * 2
+    path = tmp_path / "train.tsv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter="\t", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerow(rows[0])
+    (row,) = read(path, "fail", quoting=quoting)
+    assert (row.document, row.summary) == (rows[0]["document"], rows[0]["summary"])
+
+
+def test_tabs_in_quotes_may_be_said_to_be_right(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_bytes(b'document\tsummary\n"a\tb\nc"\ts\n')
+    with pytest.raises(DataError, match=r"looks like several rows.*quoting=csv"):
+        read(path, "fail")
+    assert [row.document for row in read(path, "fail", quoting="csv")] == ["a\tb\nc"]
+
+
+def test_a_quote_within_text_says_how_to_read_without_quoting(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_bytes(b'id\tdocument\tsummary\n1\t"Hello there" he said\ts1\n')
+    with pytest.raises(DataError, match=r"not valid CSV.*fetch\.dataset\.quoting=none"):
+        read(path, "fail")
+    (row,) = read(path, "fail", quoting="none")
+    assert row.document == '"Hello there" he said'
+
+
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"document,summary\n\nd,s\n\n")
     (tmp_path / "a.jsonl").write_bytes(b"\n" + good("a") + b"  \n")
@@ -173,6 +244,26 @@ def test_a_file_cut_short_is_always_an_error(
     with pytest.raises(DataError, match="cut short or damaged") as caught:
         read(path, on_bad_row)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv.zst", "a.source", "a.src.txt.gz"])
+def test_a_file_without_a_line_is_always_an_error(name: str, tmp_path: Path) -> None:
+    """Packed nothing has bytes; a file whose every line is blank, or a header alone, is one of no rows."""
+    path = tmp_path / name
+    pack = dict(PACKERS).get(path.suffix, bytes)
+    path.write_bytes(pack(b""))
+    for other in (tmp_path / "a.target", tmp_path / "a.tgt.txt.gz"):
+        other.write_bytes(gzip.compress(b"s\n") if other.suffix == ".gz" else b"s\n")
+    with pytest.raises(DataError, match=f"{name}: is empty, without even a line"):
+        read(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=name):
+        read(path)
+    if path.suffix == ".jsonl":
+        path.write_bytes(b"\n")
+        assert read(path) == []
+    (tmp_path / "h.csv").write_bytes(b"document,summary\n")
+    assert read(tmp_path / "h.csv") == []
 
 
 def test_a_checksum_of_gzip_is_checked(tmp_path: Path) -> None:
@@ -253,16 +344,17 @@ def test_seen_is_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
         known.add(id_)
 
 
-def test_an_id_that_was_seen_takes_a_few_bytes() -> None:
+def test_an_id_that_was_seen_takes_a_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 of each, and a set of the newest ones; ids kept whole would take over 100."""
+    monkeypatch.setattr(seen_module, "_FEW", 1000)
     tracemalloc.start()
     try:
-        seen, count = seen_module.Seen(), 150_000
+        seen, count = seen_module.Seen(), 20_000
         assert all(seen.add(f"an id of some length {number:09d}") for number in range(count))
         current, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert current < 8 * count + (8 << 20)
+    assert current < 8 * count + (1 << 19)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".jsonl.gz"])
@@ -274,7 +366,7 @@ def test_a_huge_line_takes_little_memory(suffix: str, tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(text, 1) if suffix.endswith(".gz") else text)
     tracemalloc.start()
     try:
-        (row,) = read(path, limit=1 << 20)
+        (row,) = read(path, max_line_bytes=1 << 20)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

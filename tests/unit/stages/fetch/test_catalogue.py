@@ -322,6 +322,13 @@ def test_reddit_in_tfds_order(tifu: Path, given: str, tmp_path: Path) -> None:
     assert found["test"][0].document == f"text {ids(found['test'])[0]}"
     notes = json.loads((tmp_path / "work" / "notes.json").read_text())
     assert notes == {"rows_left_out": 34}
+    left_out = pq.read_table(tmp_path / "work" / "left_out.parquet").to_pylist()
+    assert [int(row["id"][1:]) for row in left_out] == sorted(set(range(100)) - set(WHOLE))
+    assert left_out[0] == {
+        "id": "p1",
+        "origin": f"{tifu.name}:2",
+        "reason": "has no document or no summary",
+    }
 
 
 def test_reddit_in_other_orders_is_another_split(tifu: Path, tmp_path: Path) -> None:
@@ -336,8 +343,10 @@ def test_reddit_in_other_orders_is_another_split(tifu: Path, tmp_path: Path) -> 
     assert len({canonical_json(ids(rows["test"])) for rows in cuts.values()}) == 3
 
 
-def test_reddit_by_published_ids(tifu: Path, tmp_path: Path) -> None:
-    listed = {"train": ["p0", "p2", "p1"], "validation": ["p99"], "test": ["p50", "p3"]}
+def test_reddit_by_published_ids(
+    tifu: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = {"train": ["p0", "p2", "p1", "gone"], "validation": ["p99"], "test": ["p50", "p3"]}
     path = tmp_path / "reddit_tifu_long_splits.json"
     path.write_text(json.dumps(listed))
     found = source(tmp_path, "reddit_tifu_long", path=tifu, split="pegasus_ids", split_ids=path)
@@ -346,6 +355,13 @@ def test_reddit_by_published_ids(tifu: Path, tmp_path: Path) -> None:
         "valid": [99],
         "test": [3, 50],
     }
+    notes = json.loads((tmp_path / "work" / "notes.json").read_text())
+    assert notes == {"listed_ids_not_found": 1, "rows_left_out": 95}
+    assert "split_ids: 1 ids are not in the source: gone" in caplog.text
+    left_out = pq.read_table(tmp_path / "work" / "left_out.parquet").to_pydict()
+    assert left_out["id"][:3] == ["p1", "p4", "p5"]
+    assert left_out["reason"][1:3] == ["has no document or no summary", "its id is in no list"]
+    assert not list((tmp_path / "work").glob(".*.tmp"))
     assert found.facts["split_choice"] == "pegasus_ids"
     assert found.expected == {"train": 33_711, "valid": 4_214, "test": 4_214}
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import DataError
 from stages.fetch.catalogue import Cut
 from stages.fetch.config import Derive
-from stages.fetch.cut import by_document, by_ids, by_order, tfds_key
+from stages.fetch.cut import by_document, by_ids, by_order, listed_ids, tfds_key
 from stages.schema import RawRow
 
 
@@ -130,9 +130,15 @@ def test_a_text_without_words_is_normalised_first() -> None:
 def test_ids_name_the_split(tmp_path: Path) -> None:
     path = tmp_path / "ids.json"
     path.write_text(json.dumps({"train": ["id1"], "validation": ["id2"], "test": ["id0"]}))
-    assign = by_ids(path, has_text)
+    assign = by_ids(listed_ids(path), has_text)
     assert [assign(n, row(n)) for n in range(4)] == ["test", "train", "valid", None]
     assert assign(1, row(1, "")) is None
+
+
+def test_a_row_that_cannot_be_read_is_never_left_out(tmp_path: Path) -> None:
+    """Its id is often a made one, which no list has."""
+    assign = by_ids({"id0": "test"}, has_text)
+    assert [assign(n, row(n, "", "bad")) for n in range(2)] == ["test", "train"]
 
 
 @pytest.mark.parametrize(
@@ -149,4 +155,4 @@ def test_a_wrong_list_of_ids_is_told(text: str, told: str, tmp_path: Path) -> No
     path = tmp_path / "ids.json"
     path.write_text(text)
     with pytest.raises(DataError, match=told):
-        by_ids(path, has_text)
+        listed_ids(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_local_rows_keep_their_origin(tmp_path: Path) -> None:
     run(settings(local(tmp_path / "data"), SMALL), new_context(tmp_path / "work"))
     (row,) = read_shards(tmp_path / "work" / "raw" / "valid", RawRow)
     assert row == RawRow("valid-0000000", "a valid text", "s", "valid.jsonl:1")
+
+
+def test_what_is_not_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = local(tmp_path / "data")
+    assert "files_not_read" not in run(settings(dataset, SMALL), new_context(tmp_path / "one"))
+    (tmp_path / "data" / "old").mkdir()
+    (tmp_path / "data" / os.fsdecode(b"caf\xe9.md")).touch()
+    metrics = run(settings(dataset, SMALL), new_context(tmp_path / "two"))
+    assert metrics["files_not_read"] == r"caf\udce9.md, old"
+    assert f"not read: {metrics['files_not_read']}" in caplog.text
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

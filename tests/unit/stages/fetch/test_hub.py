@@ -47,8 +47,8 @@ def row(number: int, **changed: object) -> dict[str, object]:
 def test_rows_come_in_order_with_mapped_columns(split: str, tmp_path: Path) -> None:
     dataset = repository(tmp_path / "data", [row(0), row(1)])
     assert read(dataset, split, tmp_path / "cache") == [
-        RawRow("0", "text 0", "short 0", f"{split}:0"),
-        RawRow("1", "text 1", "short 1", f"{split}:1"),
+        RawRow("0", "text 0", "short 0", f"{split}:1"),
+        RawRow("1", "text 1", "short 1", f"{split}:2"),
     ]
 
 

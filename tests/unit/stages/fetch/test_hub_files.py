@@ -24,6 +24,7 @@ from stages.fetch.config import CatalogueDataset, HubModel
 from stages.fetch.hub import commit_of, hub_files, hub_model
 from stages.fetch.source import source_of
 from stages.schema import SPLITS
+from tests.fakes.hub_repository import sibling
 from tests.unit.stages.fetch.contexts import new_context
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -39,6 +40,8 @@ class FakeHub:
     """The commit that main is."""
     refuse: int = 0
     """Requests that are answered with 503 before one is answered."""
+    damaged: str = ""
+    """A large file of which other bytes are sent."""
     cut_after: int | None = None
     """Bytes after which the first download of a file breaks off."""
     asked: list[str] = field(default_factory=list)
@@ -57,7 +60,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
                 state.refuse -= 1
                 self.send_error(503)
             elif re.fullmatch(r"/api/(datasets|models)/a/b/revision/(main|[0-9a-f]{40})", path):
-                self.send_json({"id": "a/b", "sha": state.branch, "siblings": []})
+                siblings = [sibling(name, data) for name, data in state.files.items()]
+                self.send_json({"id": "a/b", "sha": state.branch, "siblings": siblings})
             elif re.match(r"/api/(datasets|models)/a/b/tree/", path):
                 self.send_json(
                     [
@@ -66,7 +70,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
                     ]
                 )
             elif found := re.fullmatch(r"(?:/datasets)?/a/b/resolve/[0-9a-f]{40}/(.*)", path):
-                self.send_bytes(state.files[found[1]])
+                data = state.files[found[1]]
+                self.send_bytes(data[::-1] if found[1] == state.damaged else data)
             else:
                 self.send_error(404)
 
@@ -176,6 +181,20 @@ def test_a_file_with_another_checksum_is_refused_and_brought_again(
     fake.files = {"a.csv": b"as published"}
     hub_files(hub_entry, COMMIT, tmp_path, HELP)
     assert (tmp_path / "a.csv").read_bytes() == b"as published"
+
+
+def test_bytes_that_changed_on_their_way_are_refused(fake: FakeHub, tmp_path: Path) -> None:
+    """Of the right size, which is all that the Hub's client compares."""
+    weights = "model.safetensors"
+    fake.files, fake.damaged = {"config.json": b"{}", weights: b"weights"}, weights
+    model = HubModel(source="hub", path="a/b", revision=COMMIT)
+    with pytest.raises(DataError, match=f"model a/b at .* sha256 of {weights} is .* was removed"):
+        hub_model(model, COMMIT, tmp_path / "model")
+    with pytest.raises(DataError, match=f"dataset a/b at .* sha256 of {weights} is"):
+        hub_files(wanted("*.safetensors"), COMMIT, tmp_path / "data", HELP)
+    fake.damaged = ""
+    hub_model(model, COMMIT, tmp_path / "model")
+    assert (tmp_path / "model" / weights).read_bytes() == b"weights"
 
 
 def gigaword_zip() -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import validate
 from pipeline.errors import ConfigError, DataError
 from stages.fetch.config import FetchConfig, LocalDataset
-from stages.fetch.layout import local_files, split_files
+from stages.fetch.layout import local_files, passed_over, split_files
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -175,6 +175,61 @@ def test_one_split_in_two_formats_is_refused(names: list[str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("parts", "train", "told"),
+    [
+        ([0, 2], None, r"of the 3 parts train-\*-of-00003\* these are not there: 1 "),
+        ([1, 2], None, "not there: 0 "),
+        ([0, 1], "train-*.jsonl", "files.train: .*not there: 2 "),
+        ([0], "p", "not there: 1, 2 "),
+        ([0, 1, 2], None, ""),
+        ([1, 2, 3], None, ""),
+        ([0, 2], "train-00000-of-00003.jsonl", ""),  # this one alone is meant
+        ([0, 1, 2], "train-0000[01]*.jsonl", ""),
+    ],
+)
+def test_lost_parts_are_told(
+    parts: list[int], train: str | None, told: str, tmp_path: Path
+) -> None:
+    below = "p/" if train == "p" else ""
+    touch(tmp_path, *(f"{below}train-{part:05d}-of-00003.jsonl" for part in parts))
+    touch(tmp_path, "valid.csv", "test.csv", "train-00001-of-00003.jsonl.tmp")
+    files = {"files": {"train": train, "valid": "valid.csv", "test": "test.csv"}} if train else {}
+    if told:
+        with pytest.raises(DataError, match=told):
+            found(tmp_path, **files)
+    else:
+        assert found(tmp_path, **files)["train"]
+
+
+@pytest.mark.parametrize(
+    "name", ["b.jsonl.bz2", "b.JSONL", "B.Csv.GZ", "b.parquet.gz", "b.csv.zip", "b.src.txt.xz"]
+)
+@pytest.mark.parametrize("prefix", ["train/", "train-"])
+def test_rows_in_a_form_that_is_not_read_are_refused(
+    name: str, prefix: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, f"{prefix}0.jsonl", f"{prefix}{name}", "valid.csv", "test.csv")
+    with pytest.raises(DataError, match=rf"{prefix}{name} is not read, by its name; known: "):
+        found(tmp_path)
+
+
+def test_what_is_passed_over_is_known(tmp_path: Path) -> None:
+    names = ("train/0.source", "train/0.target", "train/.a.jsonl", "valid.csv", "test.csv")
+    touch(tmp_path, *names, "train/sub/a.jsonl", "train/x.md5", "README.md", "old/a.csv")
+
+    def names_of(**settings: object) -> list[str]:
+        dataset = LocalDataset.model_validate({"source": "local", "path": tmp_path, **settings})
+        return [path.relative_to(tmp_path).as_posix() for path in passed_over(dataset)]
+
+    assert names_of() == ["README.md", "old", "train/sub", "train/x.md5"]
+    files = {"train": "train", "valid": "v*", "test": "test.csv"}
+    assert names_of(files=files) == ["train/sub", "train/x.md5"]
+    derive = {"valid": 0.1, "test": 0.1}
+    assert names_of(path=tmp_path / "train", derive=derive) == ["train/sub", "train/x.md5"]
+    assert names_of(path=tmp_path / "test.csv", derive=derive) == []
+
+
+@pytest.mark.parametrize(
     ("link", "train"),
     [
         ("train.jsonl", None),
@@ -211,6 +266,8 @@ def test_a_link_to_nowhere_is_named_with_its_target(
         ),
         ({"on_bad_row": "skip"}, "on_bad_row"),
         ({"max_line_bytes": 0}, "max_line_bytes"),
+        ({"max_line_bytes": 1 << 64}, "max_line_bytes.*less than 2147483648"),
+        ({"quoting": "some"}, "quoting"),
     ],
 )
 def test_settings_that_cannot_be_right_are_named(settings: dict[str, Any], told: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.config import validate
 from pipeline.errors import ConfigError, DataError
-from stages.fetch.config import Columns, FetchConfig
+from stages.fetch.config import Columns, FetchConfig, FileReading
 from stages.fetch.local_rows import found_rows
 from stages.fetch.rows import checked_rows
 from stages.schema import RawRow
@@ -59,7 +59,9 @@ def zstd(content: bytes) -> bytes:
 
 def read(path: Path, **columns: str) -> list[RawRow]:
     names = Columns(**columns)
-    return list(checked_rows(lambda: found_rows([path], names, 1 << 26), "train", names, "fail"))
+    return list(
+        checked_rows(lambda: found_rows([path], names, FileReading()), "train", names, "fail")
+    )
 
 
 def contents(rows: list[RawRow]) -> list[tuple[str, str, str]]:
