@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 MOST_PARTNERS = 32
-"""Earlier rows that a row is paired with in one band: the first of their bucket."""
+"""Earlier rows of each split that a row is paired with in one band: the first of their bucket."""
 
 Pairs = NDArray[np.int64]
 """[N, 2]: an earlier row and a later one."""
 
 
-def candidate_pairs(values: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[Pairs, int]:
+def candidate_pairs(
+    values: NDArray[np.uint64], rows: NDArray[np.int64], splits: Sequence[int] = ()
+) -> tuple[Pairs, int]:
     """Pair each row with earlier ones of the same value.
 
     Args:
         values: [N], the band of each row.
         rows: [N], row numbers in ascending order.
+        splits: The first row of each split but the first, ascending.
 
     Returns:
         The pairs, sorted by the later row and then the earlier one, and how many were left out because a row
-        had more than MOST_PARTNERS partners.
+        had more than MOST_PARTNERS partners in a split.
     """
     order = np.argsort(values, kind="stable")
     values, rows = values[order], rows[order]
@@ -30,14 +35,17 @@ def candidate_pairs(values: NDArray[np.uint64], rows: NDArray[np.int64]) -> tupl
     )
     sizes = np.diff(np.r_[starts, len(values)])
     found, left_out = [np.zeros((0, 2), dtype=np.int64)], 0
-    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        bucket = rows[start : start + size]
-        later = np.repeat(np.arange(size), np.minimum(np.arange(size), MOST_PARTNERS))
-        # 0 | 0 1 | 0 1 2 | ...: the partners of the row at each place
-        first = np.flatnonzero(np.r_[True, later[1:] != later[:-1]]) if len(later) else later
-        earlier = np.arange(len(later)) - np.repeat(first, np.diff(np.r_[first, len(later)]))
-        found.append(np.stack([bucket[earlier], bucket[later]], axis=1))
-        left_out += size * (size - 1) // 2 - len(later)
+    for size in np.unique(sizes[sizes > 1]).tolist():
+        buckets = rows[starts[sizes == size, None] + np.arange(size)]
+        if size <= MOST_PARTNERS + 1:  # all buckets of a size at once: most are of two rows
+            found.append(buckets[:, np.stack(np.triu_indices(size, 1), axis=1)].reshape(-1, 2))
+            continue
+        for bucket in buckets:
+            parts = np.split(bucket, np.searchsorted(bucket, splits))
+            partners = np.concatenate([part[:MOST_PARTNERS] for part in parts])
+            earlier, later = np.nonzero(partners[:, None] < bucket)
+            found.append(np.stack([partners[earlier], bucket[later]], axis=1))
+            left_out += size * (size - 1) // 2 - len(later)
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))], left_out
 

@@ -41,7 +41,8 @@ LEDGER_SCHEMA = pa.schema(
 )
 """Lengths in characters and in words, `raw` ones before cleaning; lengths in tokens are in encode's shards.
 `duplicate_of` is the id of the most similar earlier row of the split, `leak_of` that of the most similar row
-of a split that comes before (test, valid, train), of equal ones the first; null without one."""
+of a split that comes before (test, valid, train), of equal ones the first; null without one. That row may
+itself be dropped: of a chain of rows, each like the one before, the first is left; none if it is a leak."""
 
 _DEVIATIONS = 4
 """Candidates whose estimate is further below the limit than so many standard deviations are not compared."""

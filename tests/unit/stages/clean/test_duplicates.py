@@ -197,6 +197,7 @@ def test_leaks_may_be_forbidden(tmp_path: Path) -> None:
         run(CleanConfig(duplicates=DuplicatesConfig(on_leak="fail")), leaking(tmp_path))
     assert "3 documents are like one of another split" in str(caught.value)
     assert "clean.duplicates.on_leak to drop" in str(caught.value)
+    assert "with --restart-from clean" in str(caught.value)
 
 
 def test_pairs_are_those_of_equal_values_in_order() -> None:
@@ -213,6 +214,40 @@ def test_large_buckets_are_cut_and_the_cut_is_counted() -> None:
     assert left_out == 1 + 2
     last = pairs[pairs[:, 1] == count - 1]
     assert last[:, 0].tolist() == list(range(MOST_PARTNERS))
+
+
+def test_a_large_bucket_gives_each_split_its_partners() -> None:
+    count = MOST_PARTNERS + 8
+    splits = [count, count + 1]  # test has them all but two, valid one
+    pairs, left_out = candidate_pairs(
+        np.zeros(count + 4, np.uint64), np.arange(count + 4) * 10, [n * 10 for n in splits]
+    )
+    last = pairs[pairs[:, 1] == (count + 3) * 10, 0] // 10
+    assert last.tolist() == [*range(MOST_PARTNERS), *range(count, count + 3)]
+    assert len(pairs) + left_out == (count + 4) * (count + 3) // 2
+    assert [tuple(pair[::-1]) for pair in pairs] == sorted(tuple(pair[::-1]) for pair in pairs)
+
+
+@pytest.mark.parametrize("near", [0.8, None])
+def test_many_copies_in_another_split_hide_none_of_ones_own(
+    near: float | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = "the very same words again and again"
+    count = MOST_PARTNERS + 8
+    context = new_context(
+        tmp_path, train=rows("train", [same, same, "else"]), test=rows("test", [same] * count)
+    )
+    metrics = run(CleanConfig(duplicates=DuplicatesConfig(near=near, within_split="drop")), context)
+    found = ledger(context.work)
+    assert found["train-1"]["duplicate_of"] == "train-0"
+    assert metrics["rows_kept_train"] == 2
+    left_out = metrics.get("candidates_left_out", 0)
+    told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
+    assert told["candidates_left_out"] == left_out
+    assert (left_out > 0) == (
+        "pairs of documents that may be alike were not compared" in caplog.text
+    )
+    assert (left_out > 0) == (near is not None)  # of equal rows the first stands for all
 
 
 def test_signatures_estimate_the_similarity_of_sets() -> None:
