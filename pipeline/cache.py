@@ -1,13 +1,16 @@
 """Committed artifacts that runs share: CACHE/<stage>/<fingerprint>/ is the stage directory of some run.
 
 The fingerprint is the only key. It says what was asked for; what came of that (a branch moves, another
-version of a library trains another tokenizer) is the content that the stages before it name: an entry of
-other content is not taken.
+version of a library trains another tokenizer) is the content that the stages before it name, and what makes
+this stage's result of it are the versions here: an entry of other content or versions is not taken.
 
 Entries appear by rename and are never changed, only replaced; each file is a hard link to the run's where the
-file system allows it, else a copy. What manifest.json lists is compared with its checksums before it is used.
+file system allows it, else a copy. So the files are read-only: who edits one in place would change it for all
+that link it. What manifest.json lists is compared with its checksums before it is used. Folders have the mode
+of CACHE, so that a group may share it.
 
-`lineage.json` beside the manifest has what was hashed of the stage and of all before it, with their contents.
+`lineage.json` beside the manifest has what was hashed of the stage and of all before it, with their contents,
+and the versions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import errno
 import logging
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,9 +31,11 @@ from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON, diff, fingerprint
 from pipeline.errors import ArtifactError, CorruptArtifact, StaleArtifact
 from pipeline.files import fsync_directory, read_json, write_json
+from pipeline.provenance import shared_versions
 
 _LINEAGE = "lineage.json"
 _CONTENT = "content"
+_VERSIONS = "versions"
 _COMPARED = 200
 """Entries that a miss is compared with, the latest."""
 _SHOWN = 4
@@ -96,17 +102,21 @@ class Cache:
                 is_there = False
             except ArtifactError:  # told when it was not taken
                 is_there = True
-            folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            mode = stat.S_IMODE(self.root.stat().st_mode)
+            _make_folder(folder, mode)
             _sweep(folder)
             how = _link_tree(artifact, temporary)
             write_json(temporary / _LINEAGE, lineage)
+            _protect(temporary, mode)
             if is_there:
                 _move_away(final)
             temporary.rename(final)
             fsync_directory(folder)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another run was first
+            is_beaten = error.errno in (errno.ENOTEMPTY, errno.EEXIST) and final.is_dir()
+            if not is_beaten:  # by another run, which has kept the same
                 _logger.warning("cache: %s is not kept there (%s)", artifact.path, error)
             return
         _logger.info("%-8s is %s into the cache: %s", stage, how, final)
@@ -124,15 +134,16 @@ class Cache:
         except (OSError, ArtifactError) as error:
             return f"cannot be taken from the cache ({error})"
         if changes:
-            return f"in the cache, but made of other content: {_told(changes)}"
+            return f"in the cache, but made otherwise: {_told(changes)}"
         open_ = [
             name
             for name, part in found[1].items()
             if part.get(_CONTENT) and _CONTENT not in lineage.get(name, {})
         ]
-        return (
-            f"in the cache, if {' and '.join(open_)} brings the same" if open_ else "in the cache"
-        )
+        if not open_:
+            return "in the cache"
+        verb = "brings" if len(open_) == 1 else "bring"
+        return f"in the cache, if {' and '.join(open_)} {verb} the same"
 
     def _nearest(self, stage: str, lineage: JSON) -> str:
         found = []
@@ -159,18 +170,18 @@ class Cache:
         return artifact, _read_lineage(artifact.path / _LINEAGE)
 
     def _usable(self, stage: str, wanted: str, lineage: JSON) -> Artifact | None:
-        """Return the entry with this fingerprint, of the same content and with the right checksums.
+        """Return the entry with this fingerprint, content and versions, and with the right checksums.
 
         Raises:
             CorruptArtifact: If it is damaged; OSError if it cannot be read.
-            StaleArtifact: If it is of other content; says of which.
+            StaleArtifact: If it is of other content or versions; says of which.
         """
         found = self._entry(stage, wanted)
         if found is None:
             return None
         artifact, kept = found
         if changes := _changes(kept, lineage):
-            raise StaleArtifact(f"{artifact.path}: was made of other content: {_told(changes)}")
+            raise StaleArtifact(f"{artifact.path}: was made otherwise: {_told(changes)}")
         if faults := artifact.faults(deep=True):
             raise CorruptArtifact(faults[0])
         return artifact
@@ -189,13 +200,18 @@ def lineage_of(stage: str, payloads: Mapping[str, JSON], contents: Mapping[str, 
     """Return what was hashed of a stage and of all stages before it, by stage and without fingerprints.
 
     Args:
-        stage: The stage.
+        stage: The stage; with the versions that it is made with here.
         payloads: What is hashed of these stages, by name.
         contents: The `content_of` of those stages before it that are there.
     """
+    found = _hashed(stage, payloads, contents)
+    return {**found, stage: {**found[stage], _VERSIONS: shared_versions()}}
+
+
+def _hashed(stage: str, payloads: Mapping[str, JSON], contents: Mapping[str, JSON]) -> JSON:
     found: JSON = {}
     for name in payloads[stage].get("inputs", {}):
-        found |= lineage_of(name, payloads, contents)
+        found |= _hashed(name, payloads, contents)
         if name in contents:
             found[name] = {**found[name], _CONTENT: contents[name]}
     own = {key: value for key, value in payloads[stage].items() if key != "inputs"}
@@ -244,10 +260,30 @@ def _link_tree(artifact: Artifact, target: Path) -> str:
             if error.errno in (*_NO_ROOM, errno.ENOENT):
                 raise
             shutil.copyfile(artifact.path / name, path)  # another file system, or another owner
+            _fsync(path)
             copied = True
     for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
         fsync_directory(folder)
     return "copied" if copied else "linked"
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    """Make a folder that others may write in as far as `mode` says, whatever the umask."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(mode)
+
+
+def _protect(entry: Path, mode: int) -> None:
+    """Let nobody change the files of an entry, and those whom `mode` allows remove it."""
+    for path in (entry, *entry.rglob("*")):
+        with contextlib.suppress(PermissionError):  # a file that a helper of another owner has made
+            path.chmod(mode if path.is_dir() else stat.S_IMODE(path.stat().st_mode) & ~0o222)
 
 
 def _require_same(found: Artifact, linked: Path) -> None:

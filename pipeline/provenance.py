@@ -17,8 +17,11 @@ from pipeline.distributed.world import job_id, visible_gpus
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PACKAGES = (
-    "sumpipe", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "rouge-score",
+    "sumpipe", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "rensa",
+    "rouge-score",
 )  # fmt: skip
+_SHARED_BY = ("transformers", "tokenizers", "pyarrow", "rensa")
+"""Those that stages are made with whose results runs share: numpy only counts there."""
 
 
 def utc_now() -> str:
@@ -47,9 +50,16 @@ def conditions(threads: int) -> JSON:
     return {
         "device": "gpu" if visible_gpus() else "cpu",
         "threads": threads,
+        "python": platform.python_version(),  # its tables of Unicode, its regular expressions
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": platform.machine(),
     }
+
+
+def shared_versions() -> JSON:
+    """Return the part of these conditions that decides results which runs share, whatever the device."""
+    packages = {name: _version(name) for name in _SHARED_BY}
+    return {"python": platform.python_version(), **packages}
 
 
 def _without_token(command: list[str]) -> list[str]:

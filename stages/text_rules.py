@@ -2,7 +2,7 @@
 
 A rule is a pure function of text. Its version is raised when its result changes for some text. It is applied
 until the text stays as it is, so that it does nothing to what it has made; a text that still changes after
-PASSES times nests deeper than people write, and is left as it was.
+PASSES times nests deeper than people write, and is left as it was, with a mark.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pipeline.config import Config
 from stages.normalize import UnicodeForm, normalize
 
 PASSES = 8
+NORMALISED = "normalised"
+"""Stands for what is done to every text before the rules."""
 
 Role = Literal["document", "summary"]
 
@@ -37,7 +39,9 @@ class CleanText(NamedTuple):
 
     text: str
     changed_by: tuple[str, ...]
-    """The rules that changed it, in their order."""
+    """NORMALISED and the rules that changed it, in their order."""
+    given_up: tuple[str, ...] = ()
+    """Rules that would have changed it without end."""
 
 
 def cnn_dateline(text: str) -> str:
@@ -168,24 +172,32 @@ def rule_versions(names: Iterable[str]) -> dict[str, int]:
 
 def clean_text(text: str, role: Role, how: CleaningRules) -> CleanText:
     """Normalise a text and apply the rules for its role; what they change is normalised again."""
-    text = normalize(text, how.unicode_form)
-    changed_by = []
+    changed_by, given_up = [], []
+    raw, text = text, normalize(text, how.unicode_form)
+    if text != raw:
+        changed_by.append(NORMALISED)
+    normalised = text
     for name in how.rules:
-        rule = RULES[name]
-        if role in rule.applies_to and (found := applied(rule, text)) != text:
+        if role not in RULES[name].applies_to:
+            continue
+        found = applied(RULES[name], text)
+        if found is None:
+            given_up.append(name)
+        elif found != text:
             text = found
             changed_by.append(name)
-    return CleanText(normalize(text, how.unicode_form) if changed_by else text, tuple(changed_by))
+    if text is not normalised:
+        text = normalize(text, how.unicode_form)
+    return CleanText(text, tuple(changed_by), tuple(given_up))
 
 
-def applied(rule: TextRule, text: str) -> str:
-    """Apply a rule until the text stays as it is, or not at all if it does not after PASSES times."""
-    current = text
+def applied(rule: TextRule, text: str) -> str | None:
+    """Apply a rule until the text stays as it is; None if it does not after PASSES times."""
     for _ in range(PASSES):
-        before, current = current, rule.apply(current)
-        if current == before:
-            return current
-    return text
+        before, text = text, rule.apply(text)
+        if text == before:
+            return text
+    return None
 
 
 _CAPITALISED = r"[^\W\d_a-z][\w.'\u2019-]{0,30}"

@@ -6,14 +6,18 @@ import bisect
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
 from pipeline.config import Config, Number
+from pipeline.errors import DataError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+    AnyTokenizer: TypeAlias = PreTrainedTokenizerBase | Tokenizer
 
 Policy = Literal["head", "head_tail", "sentences", "fail"]
 
@@ -43,15 +47,36 @@ class Tokens(NamedTuple):
     """How many there would be more."""
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def light(tokenizer: AnyTokenizer) -> Tokenizer:
+    """Return the part of a tokenizer that makes ids of text: the same, as transformers calls nothing else.
+
+    A worker that is given it need not import transformers, and torch with it: seconds of CPU time.
+
+    Raises:
+        DataError: If it has none.
+    """
+    from tokenizers import Tokenizer  # not above: the settings there are read by `plan` too
+
+    if not isinstance(tokenizer, Tokenizer):
+        if not tokenizer.is_fast:
+            raise DataError(
+                f"{tokenizer.name_or_path}: its tokenizer, a {type(tokenizer).__name__}, is slow; give a "
+                "model with a fast one (tokenizer.json), as BART's is"
+            )
+        tokenizer = tokenizer.backend_tokenizer
+    tokenizer.no_truncation()  # a tokenizer.json may ask for both; transformers' call undoes it too
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # that is, as letters; a pickled one has forgotten it
+    return tokenizer
+
+
+def token_ids(tokenizer: AnyTokenizer, texts: list[str]) -> list[list[int]]:
     """Tokenise; a text that holds the letters `</s>` keeps them as letters, not as the end token."""
-    encoded = tokenizer(texts, verbose=False, split_special_tokens=True)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    return [found.ids for found in light(tokenizer).encode_batch_fast(texts)]
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int, rules: TruncationRules
+    tokenizer: AnyTokenizer, texts: list[str], limit: int, rules: TruncationRules
 ) -> list[Tokens]:
     """Tokenise texts and cut them to `limit` ids, <s> and </s> included.
 
@@ -86,10 +111,9 @@ def kept(limit: int, rules: TruncationRules, ends: Callable[[], list[int]]) -> t
     return limit - 1, 1
 
 
-def sentence_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def sentence_ends(tokenizer: AnyTokenizer, text: str) -> list[int]:
     """Return how many ids there are up to the end of each sentence but the last, <s> included."""
-    encoded = tokenizer(text, verbose=False, split_special_tokens=True, return_offsets_mapping=True)
-    token_ends = [end for _, end in encoded["offset_mapping"][1:-1]]
+    token_ends = [end for _, end in light(tokenizer).encode(text).offsets[1:-1]]
     return [
         1 + bisect.bisect_right(token_ends, place.end()) for place in _SENTENCE_END.finditer(text)
     ]

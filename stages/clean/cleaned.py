@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from stages.clean.filters import KEPT, Judgement, judge
 from stages.clean.signature import BANDS, SLOTS, bands_of, signature_of
 from stages.clean.words import count_words, digest, shingles, words_of
 from stages.schema import RawRow, read_jsonl, shard_files
-from stages.text_rules import Role, clean_text
+from stages.text_rules import NORMALISED, CleanText, Role, clean_text
 
 PRIORITY = ("test", "valid", "train")
 """Splits in the order of their rows: of two that are alike, the later one is the copy."""
@@ -90,20 +90,22 @@ class CleanedRows(FileShards):
 
     def splits_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the splits of rows by their place in PRIORITY: [N] -> [N]."""
-        offsets = np.array(self.offsets())
         of_file = np.array([PRIORITY.index(raw.split) for raw in self.raw], dtype=np.int64)
-        return of_file[np.searchsorted(offsets, rows, side="right") - 1]
+        return of_file[np.searchsorted(self.offsets(), rows, side="right") - 1]
 
     def record(self, row: RawRow) -> dict[str, Any]:
         """Clean and judge a row; gives its columns but the bands."""
-        document, document_rules = clean_text(row.document, "document", self.config)
-        summary, summary_rules = clean_text(row.summary, "summary", self.config)
-        changed_by = {*document_rules, *summary_rules}
+        cleaned = clean_text(row.document, "document", self.config)
+        cleaned_summary = clean_text(row.summary, "summary", self.config)
+        document, summary = cleaned.text, cleaned_summary.text
         words, summary_words = words_of(document), count_words(summary)
         if row.fault:
             outcome = Judgement("unreadable", row.fault)
         else:
             outcome = judge(document, summary, len(words), summary_words, self.config.filters)
+        emptied_by = (cleaned if not document else cleaned_summary).changed_by
+        if outcome.outcome.startswith("empty_") and emptied_by:
+            outcome = outcome._replace(rule=emptied_by[-1])
         is_compared = outcome.outcome == KEPT
         near = is_compared and self.config.duplicates.near is not None
         return {
@@ -113,12 +115,23 @@ class CleanedRows(FileShards):
             "summary": summary,
             "outcome": outcome.outcome,
             "rule": outcome.rule,
-            "changed_by": ",".join(name for name in self.config.rules if name in changed_by),
+            "changed_by": ",".join(_marks(self.config.rules, cleaned, cleaned_summary)),
             **_lengths("document", row.document, document, len(words)),
             **_lengths("summary", row.summary, summary, summary_words),
             "digest": digest(document, words) if is_compared else None,
             "signature": signature_of(shingles(words)).tobytes() if near else None,
         }
+
+
+def _marks(rules: tuple[str, ...], *texts: CleanText) -> Iterator[str]:
+    """Yield what changed the texts of a row, and what was given up, in the order of the rules."""
+    changed_by = {name for text in texts for name in text.changed_by}
+    given_up = {name for text in texts for name in text.given_up}
+    for name in (NORMALISED, *rules):
+        if name in changed_by:
+            yield name
+        if name in given_up:
+            yield f"{name} (given up)"
 
 
 def _lengths(role: Role, raw: str, clean: str, words: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ class Judgement(NamedTuple):
     outcome: str
     """KEPT, or the name of the reason why not; a word for counting."""
     rule: str = ""
-    """The setting that decided, with its value."""
+    """The setting that decided, with its value; of an empty text the rule that emptied it."""
 
 
 def judge(

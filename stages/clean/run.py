@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -12,16 +13,17 @@ import pyarrow.parquet as pq
 
 from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact, DataError
-from pipeline.files import write_json
+from pipeline.files import read_json, sha256_file, write_json
 from pipeline.shards import Shards
 from pipeline.stage import Metrics, StageContext
-from stages.clean.candidates import Candidates
+from stages.clean.candidates import MOST_PARTNERS, Candidates
 from stages.clean.cleaned import CleanedRows, raw_files
 from stages.clean.config import CleanConfig
 from stages.clean.filters import KEPT
 from stages.clean.verdicts import LEDGER, Verdicts
-from stages.schema import SPLITS
+from stages.schema import SPLITS, shard_files
 
+DUPLICATES = "duplicates.json"
 _SHOWN = 20
 """Pairs of each kind in duplicates.json; all are in the ledger."""
 _NEIGHBOURS = (
@@ -47,7 +49,7 @@ def _make(config: CleanConfig, context: StageContext) -> Path:
         context.share(step)
     _, candidates, verdicts = _steps(config, context)
     found = _duplicates(verdicts.folder / LEDGER, candidates.left_out())
-    write_json(context.work / "duplicates.json", found)
+    write_json(context.work / DUPLICATES, found)
     return verdicts.folder
 
 
@@ -102,8 +104,19 @@ def _entries(folder: Path, columns: list[str]) -> Iterator[JSON]:
                 yield from batch.to_pylist()
 
 
+def _content(folder: Path) -> str:
+    """Return one checksum of the examples of a split: what encode reads."""
+    digest = hashlib.sha256()
+    for path in shard_files(folder):
+        digest.update(bytes.fromhex(sha256_file(path)))
+    return digest.hexdigest()
+
+
 def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
-    """Count the ledger, and compare it with what fetch brought."""
+    """Count the ledger and compare it with what fetch brought; `content_...` name the examples.
+
+    Those depend on versions too (of Unicode's tables, of the signatures), which no fingerprint names.
+    """
     metrics: Metrics = {}
     leaks = 0
     for split in SPLITS:
@@ -126,16 +139,25 @@ def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
         metrics |= {f"rows_{name}_{split}": n for name, n in sorted(outcomes.items()) if n}
         if duplicates:
             metrics[f"duplicates_{split}"] = duplicates
+        metrics[f"content_{split}"] = _content(context.work / split)
+    if left_out := read_json(context.work / DUPLICATES)["candidates_left_out"]:
+        metrics["candidates_left_out"] = left_out
+        _logger.warning(
+            "%s pairs of documents that may be alike were not compared: of many that share a band with a "
+            "document, it is compared with the first %d of each split, so that a copy may go unseen",
+            f"{left_out:,}",
+            MOST_PARTNERS,
+        )
     if leaks:
         metrics["leaks"] = leaks
         told = (
-            f"{leaks} documents are like one of another split; {context.work / 'duplicates.json'} has "
+            f"{leaks} documents are like one of another split; {context.work / DUPLICATES} has "
             "counts and examples, the ledger all of them"
         )
         if config.duplicates.on_leak == "fail":
             raise DataError(
                 f"{told}. Mend the splits, or set clean.duplicates.on_leak to drop (the copy in training, "
-                "or else in validation, goes) or to report"
+                "or else in validation, goes) or to report; in either case with --restart-from clean"
             )
         done = "left out" if config.duplicates.on_leak == "drop" else "kept"
         _logger.warning("%s; they are %s (clean.duplicates.on_leak)", told, done)

@@ -42,7 +42,8 @@ LEDGER_SCHEMA = pa.schema(
 )
 """Lengths in characters and in words, `raw` ones before cleaning; lengths in tokens are in encode's shards.
 `duplicate_of` is the id of the most similar earlier row of the split, `leak_of` that of the most similar row
-of a split that comes before (test, valid, train), of equal ones the first; null without one."""
+of a split that comes before (test, valid, train), of equal ones the first; null without one. That row may
+itself be dropped: of a chain of rows, each like the one before, the first is left; none if it is a leak."""
 
 _DEVIATIONS = 4
 """Candidates whose estimate is further below the limit than so many standard deviations are not compared."""
@@ -116,7 +117,7 @@ class Verdicts(FileShards):
         return pa.table(columns, schema=LEDGER_SCHEMA)
 
     def _nearest(self, shard: int) -> dict[int, tuple[Neighbour | None, Neighbour | None]]:
-        """Return the most similar earlier rows, of its split and of another, by the row's number in the file."""
+        """Return the most similar earlier rows, of its split and of another, by place in the file."""
         offsets = self.rows.offsets()
         rows = np.arange(offsets[shard], offsets[shard + 1])
         equal = list(self._equal(self.candidates.equal(rows), offsets))

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.files import read_json, record_tree
 from stages import text_rules
+from stages.clean import cleaned
 from stages.fetch import run as fetch_run
 from stages.fetch import source
 from stages.fetch.local_rows import Found
@@ -95,7 +96,10 @@ def test_content_is_found_again_under_other_names_and_nothing_else_is(
 
     moved = new_dataset(tmp_path / "moved", {s: f"{s}-of-mine.jsonl" for s in NAMES})
     planned = why(group("plan", "second", moved, own).out)
-    assert all(line.endswith("in the cache, if fetch brings the same") for line in planned)
+    assert [line.partition("in the cache, ")[2] for line in planned] == [
+        "if fetch brings the same",
+        "if fetch and clean bring the same",
+    ]
     assert taken(group("run", "second", moved, own).err) == [True, True]
     assert group.made("second") == group.made("first")
     assert not (tmp_path / "first" / ".claims").exists()
@@ -161,3 +165,21 @@ def test_a_tokenizer_of_another_library_is_other_content(
     second = group("run", "second", dataset)
     assert taken(second.err) == [False, False]
     assert "fetch.content.content_model" in second.err
+
+
+def test_encode_is_not_taken_where_clean_kept_other_rows(
+    group: Group, sumpipe: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one who made clean without the cache, by other tables of Unicode: the fingerprint is the same."""
+    dataset = new_dataset(tmp_path / "data", NAMES)
+    group("run", "first", dataset)
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaned, "clean_text", lambda text, *_: text_rules.CleanText(text[1:], ()))
+        sets = ("--set", f"fetch.dataset={json.dumps(dataset)}", "--set", RULES)
+        alone = sumpipe("run", TINY, "--run-dir", tmp_path / "second", "--to", "clean", *sets)
+        assert alone.code == 0, alone.err
+    told = "made otherwise: clean.content.content_test"
+    assert f"in the cache, but {told}" in why(group("plan", "second", dataset).out)[1]
+    assert f"was {told}" in group("run", "second", dataset).err
+    made = read_json(tmp_path / "second" / "encode" / "manifest.json")["metrics"]
+    assert made["rows_train"] == 4 and group.made("second") != group.made("first")

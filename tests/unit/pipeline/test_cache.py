@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
+import pyarrow
 import pytest
 
+from pipeline import provenance
 from pipeline.artifact import Artifact, RunDir
 from pipeline.cache import Cache, lineage_of
+from pipeline.config import diff
 from pipeline.files import read_json, record_tree, write_json
 from pipeline.stage import Metrics, StageContext
 from tests.conftest import CommandLine
@@ -157,7 +161,7 @@ def test_what_was_made_of_other_content_is_not_taken(
     assert "b      RUN     not done yet; in the cache, if a brings the same" in planned.out
     bring(monkeypatch, 5)
     assert toy("run", toy_recipe, *place("second"), "--to", "a").code == 0
-    told = "made of other content: a.content.content_value 3 -> 5"
+    told = "made otherwise: a.content.content_value 3 -> 5"
     assert f"in the cache, but {told}" in toy("plan", toy_recipe, *place("second")).out
     second = toy("run", toy_recipe, *place("second"))
     assert second.code == 0 and f"was {told}; the entry is not used" in second.err
@@ -165,6 +169,65 @@ def test_what_was_made_of_other_content_is_not_taken(
     third = toy("run", toy_recipe, *place("third"))  # the later content is the one that is kept
     assert "b        is linked from the cache" in third.err
     assert record_tree(tmp_path / "third" / "b") == record_tree(tmp_path / "second" / "b")
+
+
+@pytest.mark.parametrize("changed", ["python", "tokenizers"])
+def test_what_other_versions_made_is_not_taken_as_join_would_refuse_them(
+    changed: str,
+    toy: CommandLine,
+    toy_recipe: Path,
+    tmp_path: Path,
+    cache: Path,
+    first: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = provenance.conditions(1)
+    if changed == "python":
+        monkeypatch.setattr(provenance.platform, "python_version", lambda: "3.99.1")
+    else:
+        version = provenance._version
+        monkeypatch.setattr(
+            provenance, "_version", lambda name: "9.9" if name == changed else version(name)
+        )
+    told = f"b.versions.{changed} "
+    assert len(diff(used, provenance.conditions(1))) == 1  # join refuses them too
+    place = ("--run-dir", tmp_path / "second", "--cache-dir", cache)
+    planned = toy("plan", toy_recipe, *place)
+    assert f"in the cache, but made otherwise: {told}" in planned.out
+    done = toy("run", toy_recipe, *place)
+    assert done.code == 0, done.err
+    assert f"was made otherwise: {told}" in done.err and "the entry is not used" in done.err
+    third = toy("run", toy_recipe, "--run-dir", tmp_path / "third", "--cache-dir", cache)
+    assert "b        is linked from the cache" in third.err
+
+
+def test_versions_that_decide_shared_results_are_known() -> None:
+    """A package that goes by another name would be null everywhere, and never differ."""
+    versions = provenance.shared_versions()
+    assert versions["pyarrow"] == pyarrow.__version__ and all(versions.values())
+    assert (
+        versions.items()
+        <= {"python": versions["python"], **provenance.collect()["packages"]}.items()
+    )
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2775, 0o700])
+def test_an_entry_is_read_only_and_its_folders_are_the_groups(
+    mode: int, toy: CommandLine, toy_recipe: Path, tmp_path: Path, cache: Path
+) -> None:
+    cache.mkdir()
+    cache.chmod(mode)
+    umask = os.umask(0o022)
+    try:
+        done = toy("run", toy_recipe, "--run-dir", tmp_path / "run", "--cache-dir", cache)
+    finally:
+        os.umask(umask)
+    assert done.code == 0, done.err
+    for path in cache.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (mode if path.is_dir() else 0o444), path
+    place = ("--run-dir", tmp_path / "run", "--restart-from", "b")
+    assert toy("run", toy_recipe, *place).code == 0
+    assert stat.S_IMODE((tmp_path / "run" / "b").stat().st_mode) == 0o755
 
 
 def test_a_process_that_lost_the_run_takes_nothing(
@@ -278,8 +341,17 @@ def test_where_nothing_can_be_linked_files_are_copied(
         raise OSError(errno.EXDEV, "another device")
 
     monkeypatch.setattr(os, "link", refuse)
+    fsync, flushed = os.fsync, set[int]()
+
+    def noting(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
     done = toy("run", toy_recipe, "--run-dir", tmp_path / "second", "--cache-dir", cache)
     assert "b        is copied from the cache" in done.err
+    copies = [path for path in (tmp_path / "second" / "b").rglob("*") if path.is_file()]
+    assert len(copies) > 3 and {path.stat().st_ino for path in copies} <= flushed
     assert record_tree(tmp_path / "second" / "b") == record_tree(first.committed("b"))
 
 
@@ -343,5 +415,5 @@ def test_a_lineage_has_all_sources_and_no_fingerprints() -> None:
     assert lineage_of("c", payloads, contents) == {
         "a": {"stage": "a", "content": {"content_x": "1"}},
         "b": {"stage": "b", "config": 1},
-        "c": {"stage": "c"},
+        "c": {"stage": "c", "versions": provenance.shared_versions()},
     }

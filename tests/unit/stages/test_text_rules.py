@@ -18,7 +18,16 @@ from pipeline.config import diff, validate
 from pipeline.errors import ConfigError
 from stages.clean.config import CleanConfig, identity
 from stages.normalize import normalize
-from stages.text_rules import PASSES, RULES, CleaningRules, Role, TextRule, applied, clean_text
+from stages.text_rules import (
+    NORMALISED,
+    PASSES,
+    RULES,
+    CleaningRules,
+    Role,
+    TextRule,
+    applied,
+    clean_text,
+)
 
 CASES = {
     "cnn_dateline": [
@@ -177,24 +186,24 @@ def test_every_rule_has_cases_an_origin_and_a_name() -> None:
 )
 def test_cases(name: str, text: str, expected: str) -> None:
     found = clean_text(text, role_of(name), with_rules(name))
-    assert found == (expected, (name,))
+    assert (found.text, set(found.changed_by) - {NORMALISED}) == (expected, {name})
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [(name, text) for name in LEFT_ALONE for text in LEFT_ALONE[name]]
 )
 def test_what_only_looks_like_it_stays(name: str, text: str) -> None:
-    assert clean_text(text, role_of(name), with_rules(name)) == (text, ())
+    assert clean_text(text, role_of(name), with_rules(name)) == (text, (), ())
 
 
 def test_a_rule_keeps_to_its_texts() -> None:
     text = "(CNN)One.\nTL;DR: two."
     rules = ("cnn_dateline", "join_lines", "reddit_tldr")
-    assert clean_text(text, "document", with_rules(*rules)) == (
+    assert clean_text(text, "document", with_rules(*rules))[:2] == (
         "One.",
         ("cnn_dateline", "reddit_tldr"),
     )
-    assert clean_text(text, "summary", with_rules(*rules)) == (
+    assert clean_text(text, "summary", with_rules(*rules))[:2] == (
         "(CNN)One. TL;DR: two.",
         ("join_lines",),
     )
@@ -208,7 +217,11 @@ def test_rules_are_applied_in_their_order() -> None:
 
 def test_without_rules_a_text_is_normalised_alone() -> None:
     text = "(CNN)A  cafe\u0301 .\r\n\r\nEDIT: &amp;"
-    assert clean_text(text, "document", CleaningRules()) == (normalize(text, "NFC"), ())
+    assert clean_text(text, "document", CleaningRules()) == (
+        normalize(text, "NFC"),
+        (NORMALISED,),
+        (),
+    )
     form = CleaningRules(unicode_form="NFKC", rules=("html_entities",))
     assert clean_text("&#xFB01;re", "document", form).text == "fire"
 
@@ -235,16 +248,20 @@ def test_a_second_pass_changes_nothing(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(list(MARKS)))
     text = "".join(data.draw(st.lists(st.sampled_from(MARKS[name]), max_size=14)))
     once = applied(RULES[name], text)
+    if once is None:  # given up, see below
+        return
     assert applied(RULES[name], once) == once
 
 
 def test_what_nests_too_deep_is_left_as_it_was() -> None:
     deep = PASSES + 1
     text = "[" * deep + "a" + "](u)" * deep
-    assert applied(RULES["reddit_markdown"], text) == text
+    assert applied(RULES["reddit_markdown"], text) is None
+    found = clean_text(f"{text}&amp;", "document", with_rules("reddit_markdown", "html_entities"))
+    assert found == (f"{text}&", ("html_entities",), ("reddit_markdown",))
     assert applied(RULES["reddit_markdown"], "[" * 5 + "a" + "](u)" * 5) == "a"
     forever = TextRule(lambda value: value + "a", 1, ("document",))
-    assert applied(forever, "b") == "b"
+    assert applied(forever, "b") is None
 
 
 HOSTILE = (
@@ -409,7 +426,7 @@ def test_cleaning_twice_is_cleaning_once(folder: str) -> None:
     how = CleaningRules(rules=rules)
     for row in rows(folder, 200):
         once = clean_text(row["document"], "document", how).text
-        assert clean_text(once, "document", how) == (once, ())
+        assert clean_text(once, "document", how) == (once, (), ())
 
 
 @real

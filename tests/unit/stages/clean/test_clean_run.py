@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,13 +79,27 @@ def test_kept_rows_are_the_examples_in_order(tmp_path: Path) -> None:
 
 def test_metrics_count_each_outcome(tmp_path: Path) -> None:
     metrics = run(CleanConfig(), new_context(tmp_path))
-    assert metrics == {
+    assert {name: n for name, n in metrics.items() if not name.startswith("content_")} == {
         "rows_kept_train": 2,
         "rows_empty_document_train": 2,
         "rows_empty_summary_train": 1,
         "rows_kept_valid": 1,
         "rows_kept_test": 1,
     }
+
+
+def test_content_is_of_the_examples_that_are_kept_and_of_nothing_else(tmp_path: Path) -> None:
+    other = [
+        dataclasses.replace(ROWS[0], origin="moved.jsonl:1"),
+        dataclasses.replace(ROWS[4], summary=" cafe\u0301"),
+    ]
+    found = [
+        run(CleanConfig(), new_context(tmp_path / name, train=train))
+        for name, train in (("a", ROWS), ("same", other), ("fewer", ROWS[:4]))
+    ]
+    assert len({metrics["content_valid"] for metrics in found}) == 1
+    first, same, fewer = (metrics["content_train"] for metrics in found)
+    assert first == same != fewer
 
 
 def test_ledger_has_lengths_before_and_after(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import stages.schema as schema
 from pipeline.errors import DataError
 from stages.clean import signature
+from stages.clean.candidates import MOST_PARTNERS
 from stages.clean.cleaned import PRIORITY
 from stages.clean.config import CleanConfig, DuplicatesConfig
 from stages.clean.pairs import candidate_pairs, first_of_each
@@ -197,6 +198,7 @@ def test_leaks_may_be_forbidden(tmp_path: Path) -> None:
         run(CleanConfig(duplicates=DuplicatesConfig(on_leak="fail")), leaking(tmp_path))
     assert "3 documents are like one of another split" in str(caught.value)
     assert "clean.duplicates.on_leak to drop" in str(caught.value)
+    assert "with --restart-from clean" in str(caught.value)
 
 
 def test_pairs_are_those_of_equal_values_in_order() -> None:
@@ -261,6 +263,19 @@ def test_however_many_copies_there_are_each_is_found_and_nothing_is_left_out(
     assert found["test-50"]["duplicate_of"] == "test-1"
     told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
     assert told["candidates_left_out"] == 0
+
+
+def test_pairs_that_are_left_out_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A template of which each row has its own last word: all share the bands, none equals another."""
+    words = " ".join(corpus(random.Random(2), 1, 90))
+    count = MOST_PARTNERS + 8
+    context = new_context(tmp_path, test=rows("test", [f"{words} {n}" for n in range(count)]))
+    metrics = run(CleanConfig(), context)
+    found = ledger(context.work)
+    assert all(found[f"test-{number}"]["duplicate_of"] for number in range(1, count))
+    told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
+    assert told["candidates_left_out"] == metrics["candidates_left_out"] > 0
+    assert "pairs of documents that may be alike were not compared" in caplog.text
 
 
 def test_signatures_estimate_the_similarity_of_sets() -> None:

@@ -16,6 +16,7 @@ from stages.clean.filters import judge
 from stages.clean.run import run
 from stages.clean.words import words_of
 from stages.schema import Example, RawRow, read_shards
+from stages.text_rules import PASSES
 from tests.unit.stages.clean.test_clean_run import new_context
 
 KEPT = ("kept", "")
@@ -102,8 +103,15 @@ RULES = ("cnn_dateline", "space_period", "join_lines", "reddit_tldr")
 
 
 def test_rules_change_rows_before_filters_judge_them_and_are_recorded(tmp_path: Path) -> None:
-    config = CleanConfig(rules=RULES, filters=FilterConfig(min_document_words=3))
-    context = new_context(tmp_path, train=ROWS)
+    rules = (*RULES, "reddit_markdown")
+    config = CleanConfig(rules=rules, filters=FilterConfig(min_document_words=3))
+    nested = "[" * (PASSES + 1) + "a" + "](u)" * (PASSES + 1)
+    more = [
+        RawRow("blank", "A story that is told.", "\t", "x:6"),
+        RawRow("missing", "A story that is told.", "", "x:7"),
+        RawRow("nested", f"A story  is told {nested}", "A story.", "x:8"),
+    ]
+    context = new_context(tmp_path, train=[*ROWS, *more])
     raw = raw_files(context.inputs["fetch"].directory("raw"))
     rows = CleanedRows(tmp_path / "rows", config, raw)
     (tmp_path / "rows").mkdir()
@@ -113,9 +121,12 @@ def test_rules_change_rows_before_filters_judge_them_and_are_recorded(tmp_path: 
     assert [tuple(row[name] for name in names) for row in rows.table(train).to_pylist()] == [
         ("plain", "kept", "", ""),
         ("both", "kept", "", "cnn_dateline,space_period,join_lines"),
-        ("emptied", "empty_document", "", "reddit_tldr"),
+        ("emptied", "empty_document", "reddit_tldr", "reddit_tldr"),
         ("shortened", "short_document", "min_document_words 3", "reddit_tldr"),
         ("unread", "unreadable", "no such field", ""),
+        ("blank", "empty_summary", "normalised", "normalised"),
+        ("missing", "empty_summary", "", ""),
+        ("nested", "kept", "", "normalised,reddit_markdown (given up)"),
     ]
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BartConfig, PreTrainedTokenizerBase
 
+import stages.encode.rows as encode_rows
 import stages.encode.run as encode
 import stages.schema as schema
 from pipeline.artifact import RunDir
@@ -26,7 +32,7 @@ from stages.encode.config import EncodeConfig
 from stages.fetch.scratch import gpt2_bpe, train_bpe
 from stages.finetune.data import EncodedSplit, collate
 from stages.schema import Example, write_shards
-from stages.tokens import Policy, Tokens, TruncationRules, kept, token_ids, tokenize
+from stages.tokens import Policy, Tokens, TruncationRules, kept, light, token_ids, tokenize
 
 SENTENCE = "the mayor opened a new bridge in dover and many people came to see it"
 WORDS = SENTENCE.split()
@@ -336,6 +342,48 @@ def test_a_tokenizer_that_is_not_barts_is_refused(tmp_path: Path, model: Path) -
 def test_a_special_token_within_a_row_is_refused_by_name(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "tokenize", lambda *_: [Tokens([0, 5, 1, 6, 2], 0)])
+    monkeypatch.setattr(encode_rows, "tokenize", lambda *_: [Tokens([0, 5, 1, 6, 2], 0)])
     with pytest.raises(DataError, match=r"row-3: .* its source <s> \.\.\. <pad> \.\.\. </s>"):
         encode.run(limits(), new_context(tmp_path, model, OTHER))
+
+
+HOSTILE = [
+    "",
+    "<s>the</s> <pad> <mask>",
+    "\u4e2d\u6587 \U0001f600 \u0001",
+    " the  mayor\n",
+    SENTENCES,
+]
+
+
+def test_ids_and_ends_are_those_of_transformers_also_in_a_worker(
+    model: Path, tmp_path: Path
+) -> None:
+    """A worker is given the tokenizer's own engine; a tokenizer.json that would cut changes nothing."""
+    other = Path(shutil.copytree(model, tmp_path / "model"))
+    settings = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    settings["truncation"] = cut
+    (other / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
+    for folder in (model, other):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        called = tokenizer(
+            HOSTILE, verbose=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        sent = pickle.loads(pickle.dumps(light(AutoTokenizer.from_pretrained(folder))))
+        for given in (sent, tokenizer):
+            assert token_ids(given, HOSTILE) == called["input_ids"]
+            found = light(given).encode_batch(HOSTILE)
+            assert [text.offsets for text in found] == called["offset_mapping"]
+
+
+def test_workers_need_neither_transformers_nor_torch() -> None:
+    code = "import sys, stages.encode.rows; print({'torch', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_slow_tokenizer_is_refused_by_name() -> None:
+    slow = SimpleNamespace(is_fast=False, name_or_path="models/mine")
+    with pytest.raises(DataError, match=r"models/mine: its tokenizer, a SimpleNamespace, is slow"):
+        token_ids(cast(PreTrainedTokenizerBase, slow), ["a"])

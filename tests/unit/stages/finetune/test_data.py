@@ -17,7 +17,7 @@ PAD, START, MASK = 1, 2, 99
 CPU = torch.device("cpu")
 Rows = list[tuple[list[int], list[int]]]
 
-SCHEMA = pa.schema(  # of stages/encode/run.py
+SCHEMA = pa.schema(  # of stages/encode/rows.py
     [
         ("id", pa.string()),
         ("source_ids", pa.list_(pa.int32())),
