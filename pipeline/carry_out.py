@@ -15,7 +15,7 @@ from pipeline.distributed.world import job_id, limit_threads
 from pipeline.errors import ConfigError, LaunchError, StaleArtifact
 from pipeline.files import write_atomic
 from pipeline.log import start_logging
-from pipeline.planner import INPUT_STALE, Action, Decision
+from pipeline.planner import INPUT_STALE, UNCOMPARED, Action, Decision
 from pipeline.preemption import StopFlag
 from pipeline.provenance import utc_now
 from pipeline.runner import HashCache, Session, refuse_stale, run_stage
@@ -51,6 +51,9 @@ def carry_out(
     todo = [decision for decision in decisions if decision.action is not Action.SKIP]
     is_recorded = place.has_recipe(asked.text)
     if not todo and not redo and is_recorded:
+        for item in decisions:
+            if item.reason.startswith(UNCOMPARED):
+                sys.stderr.write(f"sumpipe: {item.stage.name}: {item.reason}\n")
         _show_end(decisions, place)
         print(_NOTHING_LEFT)
         return
@@ -72,12 +75,13 @@ def carry_out(
         for stage in reversed(redo):
             _logger.info("%-8s is removed, as --restart-from asks", stage)
             place.remove(stage)
+        decisions = _checked(look(), place)  # looked at again: nobody else can change it now
         write_atomic(place.recipe, asked.text)
         hash_file.save()
         session = Session(
             asked.recipe, place, asked.execution, stop, token, asked.rank_module, asked.cache
         )
-        _run(_checked(look(), place), session)  # looked at again: nobody else can change it now
+        _run(decisions, session)
     _show_end(decisions, place)
     if not todo and not redo:
         print(_NOTHING_LEFT)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.artifact import Artifact, RunDir
 from pipeline.cache import Cache, content_of, lineage_of
-from pipeline.config import JSON, diff, fingerprint
+from pipeline.config import JSON, diff, fingerprint, load_yaml, validate
 from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from pipeline.files import read_json
 from pipeline.stage import HashFile, Recipe, Stage
 
 ASKED = "asked for anew"
 INPUT_STALE = "stale input "
+UNCOMPARED = "done; not compared with its source"
 
 
 class Action(StrEnum):
@@ -74,7 +76,10 @@ def plan(
     redo: Sequence[str] = (),
     cache: Cache | None = None,
 ) -> list[Decision]:
-    """Decide for each selected stage.
+    """Decide for each selected stage, in order.
+
+    One that is not selected is told of only if it is STALE: the recipe is that of the whole run directory,
+    and its work must not stand beside a recipe that it was not made with.
 
     Args:
         stages: The whole graph in an order that respects inputs.
@@ -94,11 +99,16 @@ def plan(
             payload = stage.payload(recipe, inputs, hash_file)
         except DataError as error:
             artifact = None if is_asked else run_dir.artifact(stage.name)
-            if artifact is None:
+            if artifact is None or not run_dir.recipe.is_file():
                 raise
-            reason = f"done; not compared with its source, which is gone ({error})"
-            payload = artifact.manifest.payload
-            decisions[stage.name] = Decision(stage, Action.SKIP, reason, payload)
+            old, new = _payloads_of_settings(stage, recipe, inputs, artifact, run_dir)
+            if old == new:
+                reason, action = f"{UNCOMPARED}, which is gone ({error})", Action.SKIP
+                new = artifact.manifest.payload
+            else:
+                reason = f"{_changes(stage, old, new, decisions)} (its source is gone: {error})"
+                action = Action.STALE
+            decisions[stage.name] = Decision(stage, action, reason, new)
             continue
         action, reason = _state(stage, payload, run_dir, decisions, absent=is_asked)
         decisions[stage.name] = Decision(stage, action, reason, payload)
@@ -107,7 +117,9 @@ def plan(
         _check_inputs(stage, decisions, wanted)
         if cache is not None:
             _look_into_cache(stage, decisions, run_dir, cache)
-    return [decisions[stage.name] for stage in stages if stage.name in wanted]
+    return [
+        item for name, item in decisions.items() if name in wanted or item.action is Action.STALE
+    ]
 
 
 def current_inputs(
@@ -140,6 +152,24 @@ def _state(
         changes = _changes(stage, partial, payload, upstream)
         return Action.STALE, f"partial work from other settings: {changes}"
     return Action.RESUME, _progress(run_dir, stage)
+
+
+def _payloads_of_settings(
+    stage: Stage, recipe: Recipe, inputs: JSON, artifact: Artifact, run_dir: RunDir
+) -> tuple[JSON, JSON]:
+    """Return what a finished stage was made with and what is asked for, outside files by path, not content.
+
+    The former's settings are those of recipe.yaml: it is written only if nothing finished stands against it.
+    """
+
+    def settings(given: Recipe) -> JSON:
+        plain = json.dumps(stage.config(given).identity(), default=str)
+        return {"config": json.loads(plain), "seed": given.seed}
+
+    recorded = validate(type(recipe), load_yaml(run_dir.recipe), str(run_dir.recipe))
+    committed = artifact.manifest.payload
+    asked = {**committed, "version": stage.version, "inputs": inputs}
+    return {**committed, **settings(recorded)}, {**asked, **settings(recipe)}
 
 
 def _changes(stage: Stage, old: JSON, new: JSON, upstream: dict[str, Decision]) -> str:

@@ -179,9 +179,10 @@ def _decision(stages: Sequence[Stage], stage: Stage, session: Session) -> Decisi
     cache = HashCache(session.run_dir.hash_cache)
     decisions = plan(stages, session.recipe, session.run_dir, cache, [stage])
     refuse_stale(decisions, session.run_dir)
-    if decisions[0].action is Action.BLOCKED:
-        raise ConfigError(f"{stage.name}: {decisions[0].reason}")
-    return decisions[0]
+    (decision,) = decisions  # a stale one of another stage would have been refused
+    if decision.action is Action.BLOCKED:
+        raise ConfigError(f"{stage.name}: {decision.reason}")
+    return decision
 
 
 def _to_commit(stage: Stage, payload: JSON, session: Session, world: World, started: float) -> None:

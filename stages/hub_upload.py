@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -109,21 +109,19 @@ def upload(files: Mapping[str, File], place: Place, message: str, *, overwrite: 
     """
     api = HfApi(token=token())
     where, help_ = place.repository, _help(place)
+    main = replace(place, branch="main")
 
     def ask(call: Callable[[], Result]) -> Result:
         return tried(f"model {where}", call, help_)
 
     found, is_new = _opened(api, place, ask)
-    if found.is_private != place.is_private:
-        has, wanted = ("private", "--private") if found.is_private else ("public", "--public")
-        raise ConfigError(
-            f"{where}: is {has} already, and pushing does not change that: push with {wanted}, choose "
-            f"another name, or change it at {api.endpoint}/{where}/settings"
-        )
+    _require_visibility(found, place, api.endpoint)
     others = found.files.keys() - {_ATTRIBUTES}
     if others and not is_new and not overwrite:
         last = ask(lambda: api.list_repo_commits(where, revision=place.branch))[0]
-        if _OURS not in last.message:
+        # A branch that is main's copy is one that an interrupted push has made: nothing is lost by it.
+        is_copy = place != main and found.commit == ask(lambda: _look(api, main)).commit
+        if _OURS not in last.message and not is_copy:
             raise ConfigError(
                 f"{where}: the last commit of {place.branch} ({last.commit_id[:8]}, {last.title!r}) was not "
                 "pushed by sumpipe; choose another repository or --revision, or replace its "
@@ -172,6 +170,8 @@ def _opened(
     def make() -> _Found | None:
         api.create_repo(place.repository, private=place.is_private, exist_ok=True)
         if place.branch != "main":
+            main = _look(api, replace(place, branch="main"))
+            _require_visibility(main, place, api.endpoint)  # a refused push leaves no branch behind
             api.create_branch(place.repository, branch=place.branch, exist_ok=True)
         return _look(api, place)
 
@@ -181,6 +181,16 @@ def _opened(
     made = ask(make)
     assert made is not None, "make() looks without catching"
     return made, True
+
+
+def _require_visibility(found: _Found, place: Place, endpoint: str) -> None:
+    """Raise ConfigError if a repository is private where it should be public, or the reverse."""
+    if found.is_private != place.is_private:
+        has, wanted = ("private", "--private") if found.is_private else ("public", "--public")
+        raise ConfigError(
+            f"{place.repository}: is {has} already, and pushing does not change that: push with {wanted}, "
+            f"choose another name, or change it at {endpoint}/{place.repository}/settings"
+        )
 
 
 def _look(api: HfApi, place: Place) -> _Found:

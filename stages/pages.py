@@ -41,9 +41,19 @@ def add_report(app: typer.Typer) -> None:
         if out.is_dir() or not folder.is_dir():
             found = "is a folder" if out.is_dir() else f"there is no folder {folder}"
             raise ConfigError(f"--out {out}: {found}; give the name of a file to write")
+        if stage := next((above for above in (folder, *folder.parents) if _is_stage(above)), None):
+            raise ConfigError(
+                f"--out {out}: is in {stage}, which a stage of a run has written and which stays as it is; "
+                "give another place"
+            )
         page = run_page(runs[0]) if len(runs) == 1 else _compared(runs)
         write_atomic(Path(os.path.realpath(out)), page)  # a link stays, what it leads to is written
         print(f"{out}: {len(page.encode('utf-8')) / 1e3:,.0f} kB; open it in a browser")
+
+
+def _is_stage(folder: Path) -> bool:
+    """Whether a folder is a stage of a run, finished or in work."""
+    return (folder / "payload.json").is_file() and (folder.parent / "recipe.yaml").is_file()
 
 
 def run_page(root: Path) -> str:

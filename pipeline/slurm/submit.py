@@ -19,6 +19,7 @@ from pipeline.distributed.world import job_id
 from pipeline.errors import ConfigError, LaunchError, RunDirInUse
 from pipeline.files import write_atomic
 from pipeline.planner import Decision
+from pipeline.runner import refuse_stale
 from pipeline.slurm import ledger
 from pipeline.slurm.options import Need
 from pipeline.slurm.queue import Job, cancel_jobs, jobs_of, queue_job
@@ -107,6 +108,7 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
         order: What to queue.
 
     Raises:
+        StaleArtifact: If finished or partial work was made with other settings.
         ConfigError: If jobs of this run with another recipe wait or run.
         RunDirInUse: If another submit, or a process that is none of its jobs, is at work on the run.
         LaunchError: If Slurm refuses; what was queued before stays, and is left alone by the next submit.
@@ -117,8 +119,11 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
     run_dir.root.mkdir(parents=True, exist_ok=True)
     with _alone(run_dir):
         jobs = jobs_of(ledger.places(run_dir), order.stages)
-        _settle(order.text, run_dir, jobs)
         decisions = look()
+        refuse_stale(
+            decisions, run_dir
+        )  # another process may have finished work since the caller looked
+        _settle(order.text, run_dir, jobs)
         links = chain(decisions, jobs)
         run_dir.logs("slurm").mkdir(parents=True, exist_ok=True)
         for item in decisions:

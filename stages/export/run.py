@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -25,7 +24,11 @@ _PREFIX = "bart."
 _ARCHITECTURE = {"normalize_before": False, "normalize_embedding": True}
 """How every BART is built. CTranslate2's converter looks for it in config.json (`BartLoader`, 4.8.5), where
 transformers' own BART code never did: what a pretrained model says there may be missing or wrong."""
-_TOKENIZER_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model")
+_TOKENIZER_FILES = {
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja"),
+    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "dict.txt"),
+}
 _WEIGHT_FILES = (".safetensors", ".bin", ".index.json")
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ def run(config: ExportSettings, context: StageContext) -> Metrics:
         _fill(model, average_state([committed(checkpoints, update).folder for update in chosen]))
     rules = as_hugging_face(config.decoding, model.config)
     model.config.update(_ARCHITECTURE)
+    # BART-large's; transformers 4's pipeline("summarization") would lay them over the rules.
+    vars(model.config).pop("task_specific_params", None)
     model.generation_config = GenerationConfig(**rules, **{PROFILE: config.decoding.profile})
     model.save_pretrained(model_folder)
     _copy_tokenizer(pretrained, model_folder)
@@ -98,30 +103,50 @@ def _fill(model: BartForConditionalGeneration, state: dict[str, Tensor]) -> None
 def _copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files; weights and configuration are written anew.
 
-    What else lies in a pretrained model's folder (its card, other weights, `.env`) is not this model's, and
-    must not be published with it.
+    What else lies in a pretrained model's folder (its card, other weights, its trainer's state, secrets) is
+    not this model's, and must not be published with it: files are known by their whole name.
     """
     for file in source.iterdir():
-        is_tokenizers = any(fnmatchcase(file.name, form) for form in _TOKENIZER_FILES)
-        is_weight = file.name.endswith(_WEIGHT_FILES)
-        if file.is_file() and is_tokenizers and not is_weight:
-            if not (target / file.name).exists():
-                shutil.copyfile(file, target / file.name)
-        elif not is_weight:
+        if file.name in _TOKENIZER_FILES:
+            shutil.copyfile(file, target / file.name)
+        elif not file.name.endswith(_WEIGHT_FILES) and not (target / file.name).exists():
             _logger.info("%s stays behind: it is no file of a tokenizer", file.name)
 
 
 def average_state(folders: Sequence[Path]) -> dict[str, Tensor]:
     """Return the mean of checkpoints' weights, added up in float64 and rounded to float32 once.
 
-    Weight averaging after Izmailov et al. (arXiv 1803.05407), over the candidates of one training.
+    Weight averaging after Izmailov et al. (arXiv 1803.05407), over the candidates of one training. At no time
+    is more than one checkpoint beside the mean, of which tied weights have one copy: a large model has to fit
+    a job of little memory. The mean of one checkpoint is that checkpoint.
+
+    Raises:
+        CheckpointError: If the checkpoints tie different weights.
     """
+    if len(folders) == 1:
+        return full_state(folders[0])
     mean: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
     for folder in folders:
-        for name, tensor in full_state(folder).items():
-            part = tensor.double() / len(folders)
-            mean[name] = mean[name] + part if name in mean else part
-    return {name: tensor.float() for name, tensor in mean.items()}
+        state = full_state(folder)
+        found = _tied(state)
+        if mean and found != tied:
+            raise CheckpointError(f"{folder}: has or ties other weights than {folders[0]}")
+        tied = found
+        for name in {*tied.values()}:
+            part = state.pop(name).double().div_(len(folders))
+            mean[name] = mean[name].add_(part) if name in mean else part
+        del state, part  # before the next checkpoint is read
+    for name in mean:
+        mean[name] = mean[name].float()
+    return {name: mean[owner] for name, owner in tied.items()}
+
+
+def _tied(state: dict[str, Tensor]) -> dict[str, str]:
+    """Return for each weight the first, by the alphabet, of the names that share its memory."""
+    names = sorted(state, reverse=True)
+    first = {state[name].data_ptr(): name for name in names}
+    return {name: first[state[name].data_ptr()] for name in names}
 
 
 def _reload(folder: Path) -> BartForConditionalGeneration:

@@ -239,6 +239,8 @@ def catalogue_identity(dataset: CatalogueDataset, choice: Choice) -> JSON:
         "catalogue": None,
         "path": hub.path if hub else None,
         "revision": hub.revision if hub else None,
+        "files": list(hub.files) if hub else None,
+        "unzip": hub.unzip if hub else None,
         "layouts": [layout.identity() for layout in entry.layouts],
         "both_texts": entry.both_texts,
         "cut": {

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt
 
-from pipeline.config import EXECUTION_ONLY, Config, Number
+from pipeline.config import Config, Number
 
 Figure = Annotated[Number, Field(ge=0, le=100)]
 
@@ -40,6 +40,6 @@ class ReportConfig(Config):
 
     examples: Annotated[StrictInt, Field(ge=0, le=50)] = 5
     """Summaries shown of each kind: the best, the worst, and some drawn at random."""
-    expected: Annotated[ExpectedConfig | None, EXECUTION_ONLY] = None
+    expected: ExpectedConfig | None = None
     """A published result to show beside the run's; None for none."""
     card: CardConfig = CardConfig()

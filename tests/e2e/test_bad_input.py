@@ -147,6 +147,11 @@ def test_a_finished_fetch_outlives_its_source(tmp_path: Path) -> None:
                       "--set", f"fetch.dataset.path={folder}")  # fmt: skip
     assert planned.returncode == 0, planned.stderr
     assert "not compared with its source, which is gone" in planned.stdout
+    done = fetch(tmp_path / "run", folder)
+    assert done.returncode == 0
+    assert "fetch: done; not compared with its source, which is gone" in done.stderr
+    done = fetch(tmp_path / "run", folder, "--set", "fetch.dataset.on_bad_row=record")
+    assert_clear(done, 3, "fetch.dataset.on_bad_row fail -> record", "its source is gone")
 
 
 def test_more_processes_than_lanes(tmp_path: Path) -> None:

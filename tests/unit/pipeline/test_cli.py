@@ -349,6 +349,25 @@ def test_changed_settings_are_refused_and_nothing_is_lost(
     assert snapshot(run_dir.root) == before
 
 
+@pytest.mark.parametrize("begun", ["committed", "partial"])
+def test_a_recipe_is_not_changed_under_stages_that_are_not_selected(
+    begun: str, toy: CommandLine, toy_recipe: Path, run_dir: RunDir
+) -> None:
+    """Else a page would tell of one training under the name and settings of another."""
+    stop = ("--set", "b.stop_after=2") if begun == "partial" else ()
+    toy("run", toy_recipe, "--run-dir", run_dir.root, *stop)
+    before = snapshot(run_dir.root)
+    change = ("--set", "b.units=6", "--to", "a")
+    answer = toy("run", toy_recipe, "--run-dir", run_dir.root, *change)
+    assert answer.code == EXIT_STALE
+    assert "b.units 4 -> 6" in answer.err and "--restart-from b" in answer.err
+    assert snapshot(run_dir.root) == before
+    answer = toy("run", toy_recipe, "--run-dir", run_dir.root, *change, "--restart-from", "b")
+    assert answer.code == EXIT_DONE
+    assert "units: 6" in run_dir.recipe.read_text(encoding="utf-8")
+    assert not run_dir.committed("b").exists() and not run_dir.partial("b").exists()
+
+
 def test_a_restart_makes_a_stage_and_what_follows_anew(
     toy: CommandLine, toy_recipe: Path, run_dir: RunDir
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifact import RunDir
-from pipeline.errors import ConfigError, StaleArtifact
+from pipeline.errors import ConfigError, DataError, StaleArtifact
 from pipeline.files import sha256_file, write_json
 from pipeline.planner import Action, Decision, plan, select
 from pipeline.recipe import resolve
@@ -199,8 +199,11 @@ def test_a_selection_whose_input_is_missing_is_blocked(graph: Graph) -> None:
     assert graph.actions(only=("b", "c")) == [RUN, RUN]
 
 
-def test_a_selection_before_a_stale_stage_is_not_affected(done: Graph) -> None:
-    assert done.actions("c.scale=9", only=("a", "b")) == [SKIP, SKIP]
+def test_a_stale_stage_is_told_of_though_it_is_not_selected(done: Graph) -> None:
+    found = done.plan("c.scale=9", only=("a", "b"))
+    assert {name: item.action for name, item in found.items()} == {"a": SKIP, "b": SKIP, "c": STALE}
+    assert done.actions("c.scale=9", only=("a", "b"), redo=("c",)) == [SKIP, SKIP]
+    assert done.actions(only=("a", "b")) == [SKIP, SKIP]
 
 
 @pytest.mark.parametrize(
@@ -239,9 +242,9 @@ def test_the_way_out_of_a_plan_is_its_first_stale_stage(done: Graph) -> None:
     refuse_stale(list(done.plan().values()), done.run_dir)
 
 
-def real_recipe(folder: Path) -> Recipe:
+def real_recipe(folder: Path, *overrides: str) -> tuple[Recipe, str]:
     path = f"fetch.dataset={json.dumps({'source': 'local', 'path': str(folder)})}"
-    return resolve(SummarizationRecipe, "demo", [path])[0]
+    return resolve(SummarizationRecipe, "demo", [path, *overrides])
 
 
 @pytest.fixture
@@ -258,13 +261,15 @@ def data(tmp_path: Path) -> Path:
 def fetched(data: Path, tmp_path: Path) -> RunDir:
     """A run directory of the real graph in which fetch is done on local files."""
     run_dir = RunDir(tmp_path / "run")
-    finish(run_dir, plan(REAL_STAGES, real_recipe(data), run_dir, sha256_file)[0])
+    recipe, text = real_recipe(data)
+    finish(run_dir, plan(REAL_STAGES, recipe, run_dir, sha256_file)[0])
+    run_dir.recipe.write_text(text, encoding="utf-8")
     return run_dir
 
 
-def first_decision(folder: Path, run_dir: RunDir) -> Decision:
+def first_decision(folder: Path, run_dir: RunDir, *overrides: str) -> Decision:
     cache = HashCache(run_dir.hash_cache)
-    decision = plan(REAL_STAGES, real_recipe(folder), run_dir, cache)[0]
+    decision = plan(REAL_STAGES, real_recipe(folder, *overrides)[0], run_dir, cache)[0]
     cache.save()
     return decision
 
@@ -307,3 +312,42 @@ def test_data_that_changes_its_format_is_other_data(data: Path, fetched: RunDir)
     (data / "valid.jsonl").unlink()
     (data / "valid.csv").write_text("document,summary\nA,B\n", encoding="utf-8")
     assert first_decision(data, fetched).action is STALE
+
+
+@pytest.mark.parametrize("override", ["name=other", "finetune.updates=177"])
+def test_a_finished_fetch_outlives_its_source(
+    override: str, data: Path, fetched: RunDir, tmp_path: Path
+) -> None:
+    committed = first_decision(data, fetched)
+    data.rename(tmp_path / "elsewhere")
+    decision = first_decision(data, fetched, override)
+    assert decision.action is SKIP
+    assert "not compared with its source, which is gone" in decision.reason
+    assert decision.fingerprint == committed.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("fetch.model.d_model=512", "fetch.model.d_model 128 -> 512"),
+        ("fetch.dataset.columns.document=text", "fetch.dataset.columns.document document -> text"),
+        ("fetch.dataset.on_bad_row=record", "fetch.dataset.on_bad_row fail -> record"),
+        ("fetch.dataset.path=/of/another", "-> /of/another"),
+        ("seed=2", "seed 1 -> 2"),
+    ],
+)
+def test_without_the_source_everything_but_its_contents_is_compared(
+    override: str, told: str, data: Path, fetched: RunDir, tmp_path: Path
+) -> None:
+    data.rename(tmp_path / "elsewhere")
+    decision = first_decision(data, fetched, override)
+    assert decision.action is STALE
+    assert told in decision.reason
+    assert "its source is gone" in decision.reason and "is not a folder" in decision.reason
+
+
+def test_without_source_and_record_nothing_is_known(data: Path, fetched: RunDir) -> None:
+    data.rename(data.with_name("elsewhere"))
+    fetched.recipe.unlink()
+    with pytest.raises(DataError, match="is not a folder"):
+        first_decision(data, fetched)

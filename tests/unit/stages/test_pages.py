@@ -12,6 +12,7 @@ from stages.graph import STAGES
 from stages.pages import add_report
 from stages.recipe import SummarizationRecipe
 from tests.conftest import CommandLine
+from tests.fakes.toy_stages import snapshot
 from tests.unit.stages.report.builders import ROWS, new_run
 
 LONG = " more" * 1600
@@ -105,6 +106,23 @@ def test_a_page_that_has_no_place_is_refused_first(
 ) -> None:
     answer = sumpipe("report", tmp_path / "no run", "--out", tmp_path / out)
     assert answer.code == 2 and told in answer.err and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["rouge.json", "new.html", "texts/new.html"])
+def test_a_page_replaces_nothing_of_a_stage(
+    tmp_path: Path, sumpipe: CommandLine, name: str
+) -> None:
+    run_dir = new_run(tmp_path / "run")
+    out = run_dir.committed("score") / name
+    out.parent.mkdir(exist_ok=True)
+    before = snapshot(run_dir.root)
+    link = tmp_path / "page.html"
+    link.symlink_to(out)
+    for asked in (out, link):
+        answer = sumpipe("report", run_dir.root, "--out", asked)
+        assert answer.code == 2 and str(run_dir.committed("score")) in answer.err
+    assert snapshot(run_dir.root) == before
+    assert sumpipe("report", run_dir.root, "--out", run_dir.root / "page.html").code == 0
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, sumpipe: CommandLine) -> None:

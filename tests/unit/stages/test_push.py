@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,6 +162,18 @@ def test_another_branch_starts_from_main_and_holds_the_model_only(
     assert "theirs.txt" in hub.holds("main")
 
 
+def test_a_push_to_a_new_branch_that_was_interrupted_is_made_again(
+    hub: FakeHub, push: CommandLine, run: Path
+) -> None:
+    hub.create(private=True)
+    hub.add("By hand", {".gitattributes": b"*", "theirs.txt": b"x"})
+    hub.fail = [(COMMIT.replace("main", "v2"), 403)]
+    assert push("push", run, NAME, "--revision", "v2").code == 1
+    found = push("push", run, NAME, "--revision", "v2")
+    assert found.code == 0, found.err
+    assert hub.holds("v2") == expected("v2") and "theirs.txt" in hub.holds("main")
+
+
 @pytest.mark.parametrize(
     ("is_private", "option", "told"),
     [(False, "--private", "is public already"), (True, "--public", "is private already")],
@@ -169,10 +182,15 @@ def test_what_is_public_or_private_stays_so_and_is_never_mistaken(
     is_private: bool, option: str, told: str, hub: FakeHub, push: CommandLine, run: Path
 ) -> None:
     hub.create(private=is_private)
-    found = push("push", run, NAME, option)
-    assert found.code == 2 and is_one_line(found.err), found.err
-    assert told in found.err and "/settings" in found.err
-    assert hub.private is is_private and len(hub.branches["main"]) == 1
+    hub.add("By hand", {".gitattributes": b"*", "theirs.txt": b"x"})
+    for branch in ("main", "v2"):
+        found = push("push", run, NAME, option, "--revision", branch)
+        assert found.code == 2 and is_one_line(found.err), found.err
+        assert told in found.err and "/settings" in found.err
+    assert hub.private is is_private
+    assert hub.branches.keys() == {"main"} and len(hub.branches["main"]) == 2
+    advised = re.search(r"push with (--\w+),", found.err)
+    assert advised and push("push", run, NAME, advised[1], "--revision", "v2").code == 0
 
 
 @pytest.mark.parametrize("request_", [CREATE, COMMIT, f"GET /api/models/{NAME}/revision/main"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.files import record_tree
 from pipeline.stage import StageContext
 from stages.decoding import DecodingRules
 from stages.export.config import ExportSettings
-from stages.export.run import _copy_tokenizer, run
+from stages.export.run import _copy_tokenizer, average_state, run
 from stages.fetch.scratch import new_model, train_bpe
 from stages.generate.chosen_model import choose_model
 from tests.unit.stages.export.contexts import NEWEST, SMALL, State, new_context, prefixed
@@ -234,6 +235,39 @@ def test_the_average_is_the_float64_mean_of_the_chosen(
     assert found[BIAS][0].item() == pytest.approx(1 / 3, abs=1e-7)
 
 
+def test_an_average_has_one_checkpoint_in_memory_and_tied_weights_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """BART-large's has to fit the memory of a job that prepares data."""
+    read: list[weakref.ref[np.ndarray]] = []
+
+    def read_state(folder: Path) -> State:
+        assert all(state() is None for state in read), "an earlier checkpoint is still in memory"
+        memory = np.full(6, float(folder.name), np.float32)
+        read.append(weakref.ref(memory))
+        flat = torch.from_numpy(memory)
+        return {"head": flat[:4], "bias": flat[4:], "embedding": flat[:4]}
+
+    monkeypatch.setattr("stages.export.run.full_state", read_state)
+    mean = average_state([Path("1"), Path("2"), Path("4")])
+    assert list(map(torch.Tensor.tolist, mean.values())) == [
+        [torch.tensor(7 / 3).item()] * tensor.numel() for tensor in mean.values()
+    ]
+    assert mean["head"] is mean["embedding"]
+    assert mean.keys() == {"head", "bias", "embedding"}
+    assert {tensor.dtype for tensor in mean.values()} == {torch.float32}
+
+
+def test_checkpoints_that_tie_other_weights_have_no_average(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = torch.zeros(2), torch.ones(2)
+    states = {"1": {"a": one, "b": one}, "2": {"a": one, "b": other}}
+    monkeypatch.setattr("stages.export.run.full_state", lambda folder: dict(states[folder.name]))
+    with pytest.raises(CheckpointError, match="2: has or ties other weights than 1"):
+        average_state([Path("1"), Path("2")])
+
+
 @pytest.mark.parametrize("chosen", [(4,), (2, 4)])
 def test_the_newest_is_compared_with_the_trainer_whatever_was_chosen(
     tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration, chosen: tuple[int, ...]
@@ -298,8 +332,11 @@ def test_only_the_tokenizer_s_files_come_along(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
-    theirs = ("tokenizer.json", "merges.txt", "vocab.json", "sentencepiece.bpe.model")
+    theirs = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt")
+    theirs += ("vocab.json", "added_tokens.json", "sentencepiece.bpe.model")
     others = ("README.md", ".env", ".gitattributes", "tf_model.h5", "model.safetensors")
+    others += ("trainer_state.json", "all_results.json", ".credentials.json", "old.model")
+    others += ("config.json", "generation_config.json", "model.safetensors.index.json")
     for name in (*theirs, *others):
         (source / name).write_text(name, encoding="utf-8")
     _copy_tokenizer(source, target)

@@ -404,3 +404,14 @@ def test_words_for_people_and_counts_are_no_part_of_it(tmp_path: Path) -> None:
         for path in (one, two, three)
     ]
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    "change", [{"files": ["other/*"]}, {"unzip": True}, {"revision": "d"}, {"path": "a/c"}], ids=str
+)
+def test_what_is_downloaded_counts(change: dict[str, Any], tmp_path: Path) -> None:
+    entry = own(hub={"path": "a/b", "revision": "c", "files": ["data/*"]})
+    one = write_catalogue(tmp_path / "one.yaml", mine=entry)
+    two = write_catalogue(tmp_path / "two.yaml", mine={**entry, "hub": {**entry["hub"], **change}})
+    first, second = (identify({"name": "mine", "catalogue": path}) for path in (one, two))
+    assert first != second
