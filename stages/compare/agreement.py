@@ -13,18 +13,23 @@ OF_DOCUMENTS = (
     *("coverage", "density", "compression"),
 )
 """Metrics that read documents; ROUGE does not."""
+OF_BERTSCORE = ("bertscore_precision", "bertscore_recall", "bertscore_f")
+OF_PREDICTIONS = ("length_ratio", *OF_DOCUMENTS, "repetition", *OF_BERTSCORE)
+"""Metrics of predictions as the headline profile post-processes them."""
+_COMPARED = ("algorithm", "rules", "sentences", "punkt_sha256", "wordnet_sha256")
+"""Settings of a profile that have to be equal; its others are words for people, or do not change figures."""
+_BERTSCORE_WORDS = ("model", "transformers")
+"""Settings of BERTScore that are told: the model's files have a sha256, whatever their folder is called."""
 _MADE_OF_DOCUMENTS = ("lead", "oracle")
 _SHOWN = 3
 _ADVICE = "score both by the same profile, on the same rows of the same data"
 
 
 def profile_settings(scored: Scored, profile: str) -> JSON:
-    """Return what the figures of a profile depend on.
-
-    How intervals were drawn is no part of it, nor nltk's version: the data that it brings has a sha256.
+    """Return what the figures of a profile depend on, and what people are told of it; without the draws.
 
     Raises:
-        DataError: If these scores are not of this profile.
+        DataError: If these scores are not of this profile, or by a version that did not say its rules.
     """
     profiles = scored.rouge["profiles"]
     if profile not in profiles:
@@ -33,7 +38,17 @@ def profile_settings(scored: Scored, profile: str) -> JSON:
             f"another --profile, or add {profile} to score.profiles and score it again"
         )
     settings: JSON = profiles[profile]["settings"]
+    if "rules" not in settings:
+        raise DataError(
+            f"{scored.name}: profile {profile}: was scored by another version, which did not say its rules; "
+            "score it again"
+        )
     return {name: value for name, value in settings.items() if name not in ("interval", "nltk")}
+
+
+def _compared(scored: Scored, profile: str) -> JSON:
+    settings = profile_settings(scored, profile)
+    return {name: settings[name] for name in _COMPARED if name in settings}
 
 
 def require_system(scored: Scored, system: str) -> None:
@@ -67,9 +82,8 @@ def require_comparable(
             *_references(first, other, same_rows={*ids[0]} == {*other_ids}),
             *(
                 f"profile {profile}: {line}"
-                for line in diff(profile_settings(first, profile), profile_settings(other, profile))
+                for line in diff(_compared(first, profile), _compared(other, profile))
             ),
-            *_bertscore(first, other),
             *_system(first, other, system, is_same_order=[*ids[0]] == [*other_ids]),
         ]
         if reasons:
@@ -89,11 +103,15 @@ def _rows(first: Sequence[str], other: Sequence[str]) -> list[str]:
     if not gone and not new:
         return []
     told = [
-        f"{len(ids):,} only in the {place} ({', '.join(ids[:_SHOWN])}{', ...' * (len(ids) > _SHOWN)})"
+        f"{len(ids):,} only in the {place} ({_shown(ids)})"
         for ids, place in ((gone, "first"), (new, "second"))
         if ids
     ]
     return [f"ids: {'; '.join(told)}"]
+
+
+def _shown(ids: Sequence[str]) -> str:
+    return ", ".join([*ids[:_SHOWN], "..."] if len(ids) > _SHOWN else ids)
 
 
 def _references(first: Scored, other: Scored, *, same_rows: bool) -> list[str]:
@@ -103,12 +121,43 @@ def _references(first: Scored, other: Scored, *, same_rows: bool) -> list[str]:
     return [f"references: the texts differ (sha256 {one[:12]} -> {two[:12]})"]
 
 
-def documents_differ(first: Scored, other: Scored) -> str:
+def _documents_differ(first: Scored, other: Scored) -> str:
     """Say that documents differ, empty if they do not, or if one of both had none."""
     one, two = (scored.rouge["documents_sha256"] for scored in (first, other))
     if one is None or two is None or one == two:
         return ""
     return f"documents: the texts differ (sha256 {one[:12]} -> {two[:12]})"
+
+
+def left_out(scored: Sequence[Scored]) -> dict[str, tuple[str, ...]]:
+    """Return the metrics that are not comparable though ROUGE is, by the reason in words."""
+    found: dict[str, tuple[str, ...]] = {}
+    with_documents = [one for one in scored if one.rouge["documents_sha256"] is not None]
+    differ = [_documents_differ(with_documents[0], other) for other in with_documents[1:]]
+    if reason := next(filter(None, differ), ""):
+        found[reason] = OF_DOCUMENTS
+    with_bertscore = [one.rouge["bertscore"] for one in scored if one.rouge.get("bertscore")]
+    changes = [diff(_bertscore(with_bertscore[0]), _bertscore(one)) for one in with_bertscore[1:]]
+    if lines := next(filter(None, changes), []):
+        found[f"BERTScore: {'; '.join(lines)}"] = OF_BERTSCORE
+    first, *others = [_postprocess(one) for one in scored]
+    for other in others:
+        if other != first:
+            reason = (
+                f"What is measured is post-processed by the headline profile ({first} -> {other})"
+            )
+            found[reason] = OF_PREDICTIONS
+            break
+    return found
+
+
+def _postprocess(scored: Scored) -> str:
+    headline = profile_settings(scored, scored.rouge["profile"])
+    return str(headline["rules"]["postprocess"])
+
+
+def _bertscore(settings: JSON) -> JSON:
+    return {name: value for name, value in settings.items() if name not in _BERTSCORE_WORDS}
 
 
 def _system(first: Scored, other: Scored, system: str, *, is_same_order: bool) -> list[str]:
@@ -117,7 +166,7 @@ def _system(first: Scored, other: Scored, system: str, *, is_same_order: bool) -
         f"system {system}: {line}"
         for line in diff(first.rouge["systems"][system], other.rouge["systems"][system])
     ]
-    if system in _MADE_OF_DOCUMENTS and (differ := documents_differ(first, other)):
+    if system in _MADE_OF_DOCUMENTS and (differ := _documents_differ(first, other)):
         reasons.append(f"{differ}, of which {system} is made")
     headlines = [scored.rouge["profile"] for scored in (first, other)]
     if system == "oracle" and headlines[0] != headlines[1]:
@@ -125,10 +174,3 @@ def _system(first: Scored, other: Scored, system: str, *, is_same_order: bool) -
     if system == "model_against_another_reference" and not is_same_order:
         reasons.append("order of the rows: another row's reference is that of the next one")
     return reasons
-
-
-def _bertscore(first: Scored, other: Scored) -> list[str]:
-    one, two = first.rouge.get("bertscore"), other.rouge.get("bertscore")
-    if one is None or two is None:  # then it is not compared
-        return []
-    return [f"bertscore: {line}" for line in diff(one, two)]

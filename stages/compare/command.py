@@ -43,7 +43,9 @@ Seeds = Annotated[
         help="Spread over runs, or tests of pairs; default the spread if only the seed differs.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and permutations.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Of the draws of differences and permutations.")
+]
 
 
 def add_compare(app: typer.Typer) -> None:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from pipeline.config import JSON
 from pipeline.errors import ConfigError
 from stages.compare.agreement import (
-    OF_DOCUMENTS,
-    documents_differ,
+    left_out,
     profile_settings,
     require_comparable,
     require_system,
 )
-from stages.compare.comparison import Comparison, Pair, Part, System
-from stages.compare.lineage import differ_only_in_seed, lineage, settings_changed
+from stages.compare.comparison import Comparison, Part, System
+from stages.compare.lineage import differ_only_in_seed, lineage
+from stages.compare.notes import (
+    few_notes,
+    left_out_notes,
+    pair_notes,
+    row_notes,
+    seed_notes,
+    version_notes,
+)
 from stages.compare.paired import Entrant, figures, method, pairs
-from stages.compare.scored import MODEL, ROUGE, Scored, figures_of, predictions_of, read_scored
+from stages.compare.scored import (
+    MODEL,
+    ROUGE,
+    Columns,
+    Scored,
+    figures_of,
+    predictions_of,
+    read_scored,
+)
 from stages.compare.spread import spreads
-from stages.intervals import FEW_ROWS
 
 
 def compare_folders(
@@ -42,7 +57,7 @@ def compare_folders(
         part: Precision, recall or F of ROUGE.
         moved_by: The metric by which rows are said to have moved.
         as_seeds: Show the spread over runs in place of pairs; None where the runs differ in their seed only.
-        seed: Of bootstrap and permutations.
+        seed: Of the draws of differences, and of permutations; a system's own interval is that of its scores.
 
     Raises:
         ConfigError: If there are not two things to compare, or a folder has no scores.
@@ -62,33 +77,18 @@ def compare_folders(
         profile_settings(one, name)
     found = [figures_of(one, name, system, part) for one, system in entries]
     require_comparable([one for one, _ in entries], [ids for ids, _ in found], name, chosen[0])
-    known = [one for one in scored if one.rouge["documents_sha256"] is not None]
-    changed = next(filter(None, (documents_differ(known[0], one) for one in known)), "")
-    if changed:
-        found = [
-            (ids, {metric: v for metric, v in columns.items() if metric not in OF_DOCUMENTS})
-            for ids, columns in found
-        ]
-    entrants = [
-        Entrant(
-            one.name if len(scored) > 1 else system,
-            *row_figures,
-            lineage(one.run_dir) if one.run_dir else None,
-            functools.partial(predictions_of, one, system),
-        )
-        for (one, system), row_figures in zip(entries, found, strict=True)
-    ]
-    shared = [name for name in entrants[0].columns if all(name in one.columns for one in entrants)]
-    if moved_by not in shared:
-        raise ConfigError(
-            f"--by {moved_by}: is no metric of all these scores; choose among {', '.join(shared)}"
-        )
+    gone = left_out(scored)
+    entrants = _entrants(entries, found, {*itertools.chain.from_iterable(gone.values())})
+    _require_metric(moved_by, entrants)
     is_seeds = differ_only_in_seed([one.made for one in entrants])
     shows_seeds = is_seeds if as_seeds is None else as_seeds
-    shown = [_system(one, seed) for one in entrants]
+    shown = [
+        _system(entrant, one.rouge["profiles"][name]["settings"]["interval"]["seed"])
+        for (one, _), entrant in zip(entries, entrants, strict=True)
+    ]
     compared = () if shows_seeds else pairs(entrants, moved_by, seed)
     notes = (
-        _seed_notes(entrants, is_seeds=is_seeds) if shows_seeds else _pair_notes(compared, entrants)
+        seed_notes(entrants, is_seeds=is_seeds) if shows_seeds else pair_notes(compared, entrants)
     )
     return Comparison(
         profile=name,
@@ -102,8 +102,41 @@ def compare_folders(
         moved_by=moved_by,
         spreads=spreads(shown) if shows_seeds else (),
         method=method(seed),
-        notes=(*_notes(entrants), *_data_notes(scored, name, changed), *notes),
+        notes=(
+            *row_notes(entrants),
+            *few_notes(shown, compared),
+            *left_out_notes(gone),
+            *version_notes(scored, name),
+            *notes,
+        ),
     )
+
+
+def _entrants(
+    entries: Sequence[tuple[Scored, str]],
+    found: Sequence[tuple[list[str], Columns]],
+    gone: Container[str],
+) -> list[Entrant]:
+    """Return who takes part: named by folder, or by system where all are of one."""
+    is_one = len({id(one) for one, _ in entries}) == 1
+    return [
+        Entrant(
+            system if is_one else one.name,
+            ids,
+            {metric: values for metric, values in columns.items() if metric not in gone},
+            lineage(one.run_dir) if one.run_dir else None,
+            functools.partial(predictions_of, one, system),
+        )
+        for (one, system), (ids, columns) in zip(entries, found, strict=True)
+    ]
+
+
+def _require_metric(name: str, entrants: Sequence[Entrant]) -> None:
+    shared = [one for one in entrants[0].columns if all(one in it.columns for it in entrants)]
+    if name not in shared:
+        raise ConfigError(
+            f"--by {name}: is no metric of all these scores; choose among {', '.join(shared)}"
+        )
 
 
 def _require_two(paths: Sequence[Path], systems: Sequence[str]) -> None:
@@ -142,66 +175,3 @@ def _dataset(told: str | JSON | None) -> str:
 def _system(entrant: Entrant, seed: int) -> System:
     made = entrant.made
     return System(entrant.name, made.seed if made else None, figures(entrant.columns, seed))
-
-
-def _notes(entrants: Sequence[Entrant]) -> list[str]:
-    rows = len(entrants[0].ids)
-    gone = {one.name: one.made.gone for one in entrants if one.made is not None and one.made.gone}
-    return [
-        *["One row: neither an interval nor a test is possible."] * (rows == 1),
-        *[
-            f"{rows} rows are few: 95 % intervals of fewer than {FEW_ROWS} cover less often than that."
-        ]
-        * (1 < rows < FEW_ROWS),
-        *(
-            f"{name}: the settings of {', '.join(stages)} are not known, as what was scored is not there."
-            for name, stages in gone.items()
-        ),
-    ]
-
-
-def _data_notes(scored: Sequence[Scored], profile: str, changed: str) -> list[str]:
-    versions = {
-        str(one.rouge["profiles"][profile]["settings"].get("nltk", "none")): one for one in scored
-    }
-    notes = [
-        f"{changed}, so {', '.join(OF_DOCUMENTS)} are left out; ROUGE does not read them."
-    ] * bool(changed)
-    if len(versions) > 1:
-        told = ", ".join(f"{version} ({one.name})" for version, one in versions.items())
-        notes.append(f"Stems and sentences are of several versions of nltk: {told}.")
-    return notes
-
-
-def _pair_notes(compared: Sequence[Pair], entrants: Sequence[Entrant]) -> list[str]:
-    notes = []
-    for pair, second in zip(compared, entrants[1:], strict=True):
-        shown = {one.metric for one in pair.differences}
-        metrics = dict.fromkeys([*entrants[0].columns, *second.columns])
-        missing = [metric for metric in metrics if metric not in shown]
-        if missing:
-            notes.append(
-                f"{', '.join(missing)}: not compared, as no row has a value in both {pair.first} and "
-                f"{pair.second}."
-            )
-    if any(None in (row.first_text, row.second_text) for pair in compared for row in pair.moved):
-        notes.append("Some texts are not shown: those of a run's model alone are kept.")
-    return notes
-
-
-def _seed_notes(entrants: Sequence[Entrant], *, is_seeds: bool) -> list[str]:
-    told = (
-        "These runs differ in their seed only: their spread is shown, no tests (--pairs gives those)."
-        if is_seeds
-        else "These runs are taken for seeds of one recipe, as asked for."
-    )
-    first, *others = entrants
-    changed = dict.fromkeys(
-        line for other in others for line in settings_changed(first.made, other.made)
-    )
-    return [
-        told,
-        *(f"But they differ in more: {line}." for line in changed),
-        "max is chosen by the very scores that are shown, and grows with the number of runs; the median does "
-        "neither. Papers report both, as best and median of n runs.",
-    ]

@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 
 from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.errors import ConfigError, CorruptArtifact, DataError
-from pipeline.files import read_json
 from stages.compare.comparison import ROUGE_TYPES, Part
+from stages.rouge_json import read_rouge
 from stages.schema import Prediction, read_jsonl
 
 ROUGE = "rouge.json"
@@ -24,27 +23,8 @@ SCORES = "scores.parquet"
 MEASURES = "measures.parquet"
 MODEL = "model"
 
-
-class _Profile(BaseModel):
-    settings: JSON
-
-
-class _System(BaseModel):
-    label: str
-
-
-class _Rouge(BaseModel):
-    """What has to be in rouge.json, and what may."""
-
-    rows: int
-    references_sha256: str
-    documents_sha256: str | None
-    profile: str
-    profiles: dict[str, _Profile]
-    systems: dict[str, _System]
-    dataset: str | JSON | None = None
-    split: str | None = None
-    bertscore: JSON | None = None
+Columns = dict[str, NDArray[np.float64]]
+"""Figures by metric, row by row, NaN where a row has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +76,10 @@ def _committed(artifact: Artifact) -> dict[str, Path]:
 
 
 def _scored(path: Path, files: Mapping[str, Path], run_dir: RunDir | None) -> Scored:
-    rouge = read_json(files[ROUGE])
-    try:
-        _Rouge.model_validate(rouge, strict=True)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"])) or "it"
-        raise DataError(
-            f"{files[ROUGE]}: {place}: {fault['msg']}, so another version wrote it, or it was altered; "
-            "score it again"
-        ) from error
-    return Scored(str(path), files, rouge, run_dir)
+    return Scored(str(path), files, read_rouge(files[ROUGE]), run_dir)
 
 
-def figures_of(
-    scored: Scored, profile: str, system: str, part: Part
-) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+def figures_of(scored: Scored, profile: str, system: str, part: Part) -> tuple[list[str], Columns]:
     """Return the ids of the rows, and by metric the figure of each row (NaN for none), ROUGE first.
 
     Raises:

@@ -21,7 +21,7 @@ class Table(NamedTuple):
 def heading(comparison: Comparison) -> str:
     """Return what is compared, in one line."""
     split = f", {comparison.split} split" if comparison.split else ""
-    rows = f"{comparison.rows:,} row{'s' * (comparison.rows != 1)}"
+    rows = f"{comparison.rows:,} {'row' if comparison.rows == 1 else 'rows'}"
     return (
         f"{comparison.dataset}{split}, {rows}; profile {comparison.profile}, ROUGE {PARTS[comparison.part]} "
         f"x 100, {100 * comparison.method['confidence']:.0f} % intervals"

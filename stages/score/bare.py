@@ -84,7 +84,7 @@ def paired(predictions: Path, references: Path) -> Iterator[Row]:
         contextlib.closing(read_texts(references, REFERENCE_FIELDS)) as others,
     ):
         seen: set[str] = set()
-        has_documents: bool | None = None
+        expected: Path | None = None
         for number, (one, other) in enumerate(itertools.zip_longest(ones, others), 1):
             if one is None or other is None:
                 rest = number + sum(1 for _ in (others if one is None else ones))
@@ -95,19 +95,27 @@ def paired(predictions: Path, references: Path) -> Iterator[Row]:
                 )
             row = _row(number, one, other, predictions, references)
             if row.id in seen:
-                raise DataError(
-                    f"{references}, line {other.line}: the id {row.id!r} is there twice"
-                )
+                file, line = (predictions, one) if other.id is None else (references, other)
+                raise DataError(f"{file}, line {line.line}: the id {row.id!r} is there twice")
             seen.add(row.id)
-            if has_documents is None:
-                has_documents = row.document is not None
-            if has_documents is not (row.document is not None):
-                found = "no" if has_documents else "a"
+            with_document = _with_document(one, other, predictions, references)
+            if number == 1:
+                expected = with_document
+            if (with_document is None) is not (expected is None):
+                holder = with_document or expected
+                line = (other if holder == references else one).line
                 raise DataError(
-                    f"{references}, line {other.line}: has {found} document, unlike the rows before; give "
-                    "one in each row or in none"
+                    f"{holder}, line {line}: has {'a' if with_document else 'no'} document, unlike the rows "
+                    "before; give one in each row or in none"
                 )
             yield row
+
+
+def _with_document(one: Text, other: Text, predictions: Path, references: Path) -> Path | None:
+    """Return the file whose document is taken."""
+    if other.document is not None:
+        return references
+    return predictions if one.document is not None else None
 
 
 def _row(number: int, one: Text, other: Text, predictions: Path, references: Path) -> Row:

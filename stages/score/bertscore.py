@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections import defaultdict
@@ -11,8 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config import JSON
+from safetensors import SafetensorError
+
+from pipeline.config import JSON, canonical_json
 from pipeline.errors import ConfigError
+from pipeline.files import sha256_file
+from stages.score.wording import several
 
 _PAIRS_AT_ONCE = 256
 """The package keeps every embedding of a call: about 130 MB for these, at 1,024 numbers a token."""
@@ -20,6 +25,15 @@ _TOKENS_OF_UNKNOWN = 512
 _NOT_GIVEN = 1_000_000
 """Tokenizers saved without a limit say 1e30."""
 _MODEL = "score.bertscore.model"
+_SHOWN = 300
+_TEXT_FILES = (
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "*.model",
+)
 _INSTALL = (
     "score.bertscore needs the package bert-score: `pip install -e '.[bertscore]'`, or leave it out"
 )
@@ -42,8 +56,8 @@ _NOTHING = BertScore(0.0, 0.0, 0.0)
 class Embedder:
     """What turns texts into vectors."""
 
-    name: str
-    """Of the model's folder."""
+    folder: Path
+    """Of the model; as it was named, links and all."""
     layer: int
     batch_size: int
     limit: int
@@ -75,7 +89,7 @@ def load_embedder(
         raise ConfigError(_INSTALL) from error
     from transformers import AutoConfig, AutoTokenizer
 
-    folder = folder.resolve()
+    folder = folder.absolute()  # not what a link leads to: bert-score goes by the name
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{_MODEL}: {folder} has no config.json; expected the folder of a model")
     try:
@@ -84,14 +98,26 @@ def load_embedder(
         _require_fit(folder, config, tokenizer)
         chosen = _chosen_layer(folder, config, layer, model2layers)
         model = get_model(str(folder), chosen).to(device)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{_MODEL}: {folder} cannot be loaded: {error}") from error
+    except (
+        *(OSError, ValueError, RuntimeError, SafetensorError),
+        *(
+            AssertionError,
+            AttributeError,
+            KeyError,
+            TypeError,
+        ),  # of files with other things in them
+    ) as error:
+        reason = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise ConfigError(
+            f"{_MODEL}: {folder} cannot be loaded ({reason}); are all its files whole? Expected is an "
+            "encoder such as roberta-large"
+        ) from error
     if tokenizer.model_max_length > _NOT_GIVEN:
         # RoBERTa and its like have two positions more than they can use.
         positions = getattr(config, "max_position_embeddings", _TOKENS_OF_UNKNOWN + 2)
         tokenizer.model_max_length = positions - 2
     limit = tokenizer.model_max_length
-    return Embedder(folder.name, chosen, batch_size, limit, model, tokenizer)
+    return Embedder(folder, chosen, batch_size, limit, model, tokenizer)
 
 
 def _require_fit(folder: Path, config: Any, tokenizer: Any) -> None:
@@ -124,12 +150,21 @@ def settings(embedder: Embedder) -> JSON:
     return {
         "scorer": f"bert-score {version('bert-score')}",
         "transformers": version("transformers"),
-        "model": embedder.name,
+        "model": embedder.folder.name,
+        "model_sha256": _model_sha256(embedder.folder),
         "layer": embedder.layer,
         "idf": False,
         "rescaled_with_baseline": False,
         "tokens_seen": embedder.limit,
     }
+
+
+def _model_sha256(folder: Path) -> str:
+    """Return the sha256 (hex) of the names and contents of a model's files, whatever its folder is called."""
+    weights = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]  # as transformers prefers
+    others = [path for kind in _TEXT_FILES for path in folder.glob(kind)]
+    files = {path.name: sha256_file(path) for path in {*weights, *others}}
+    return hashlib.sha256(canonical_json(files).encode("utf-8")).hexdigest()
 
 
 def bert_scores(embedder: Embedder, pairs: Iterable[tuple[str, str]]) -> Iterator[BertScore]:
@@ -151,8 +186,8 @@ def bert_scores(embedder: Embedder, pairs: Iterable[tuple[str, str]]) -> Iterato
             yield next(scored) if all(text.strip() for text in pair) else _NOTHING
     if cut:
         _logger.warning(
-            "BERTScore: %d texts have more than the %d tokens that %s sees; their ends did not count",
-            cut, embedder.limit, embedder.name,
+            "BERTScore: the ends of %s did not count: %s sees no more than %d tokens",
+            several(cut, "text"), embedder.folder.name, embedder.limit,
         )  # fmt: skip
 
 

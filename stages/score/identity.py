@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
 
-from stages.score.systems import Row
-
-_TEXTS = ("references", "documents")
 _MODULUS = 1 << 256
 
 
-def identity_sums(rows: Sequence[Row]) -> Counter[str]:
-    """Return, for the references and the documents of some rows, the sum of the sha256 of each [id, text].
+def text_number(id_: str, text: str) -> int:
+    """Return the sha256 of [id, text] as a number; numbers of many rows are added.
 
-    Sums of portions add up to that of all; ids come once, so that no row can hide another.
+    Ids come once, so that no row can hide another.
     """
-    sums: Counter[str] = Counter()
-    for row in rows:
-        for name, text in zip(_TEXTS, (row.reference, row.document), strict=True):
-            if text is not None:
-                told = json.dumps([row.id, text]).encode("ascii")
-                sums[f"{name}: sha256"] += int.from_bytes(hashlib.sha256(told).digest())
-    return sums
+    told = json.dumps([id_, text]).encode("ascii")
+    return int.from_bytes(hashlib.sha256(told).digest())
 
 
-def identities(sums: Counter[str]) -> dict[str, str | None]:
-    """Return what rouge.json says of them: 64 hex digits, the sum modulo 2 ** 256; None without texts."""
-    return {
-        f"{name}_sha256": f"{sums[key] % _MODULUS:064x}"
-        if (key := f"{name}: sha256") in sums
-        else None
-        for name in _TEXTS
-    }
+def identity_of(numbers: int) -> str:
+    """Return what rouge.json says of texts by the sum of their numbers: 64 hex digits, modulo 2 ** 256."""
+    return f"{numbers % _MODULUS:064x}"

@@ -30,18 +30,24 @@ class Profile:
     postprocess: Postprocess
     headline_l: Literal["rougeL", "rougeLsum"]
     """Which of the two its users publish as ROUGE-L."""
+    scorer: str
+    """What computes the figures, and what they are equal to."""
     published_estimate: str
     """What its users publish; ours is always the mean over all rows."""
     source: str
 
 
+ALGORITHM = 1
+"""Of rouge.py; another number where it gives other figures for the same words."""
+_AS_GOOGLE = "sumpipe, equal bit by bit to rouge-score 0.1.2"
+_AS_PERL = "sumpipe, equal to ROUGE-1.5.5 to 0.02 of a point on 11,334 rows"
 _PERL = (
-    "mean of 1,000 bootstrap samples; ours is the mean that they estimate (0.02 of a point apart at "
-    "11,490 rows, more where rows are few)"
+    "mean of 1,000 bootstrap samples, which differs from our mean by chance: by about 0.004 of a point at "
+    "11,490 rows, by more where rows are few"
 )
 _MEDIAN = (
-    "median of 1,000 bootstrap samples (BootstrapAggregator); about 0.02 of a point from our mean at "
-    "11,490 rows, more where rows are few"
+    "median of 1,000 bootstrap samples (BootstrapAggregator), which differs from our mean by chance: by "
+    "about 0.005 of a point at 11,490 rows, by more where rows are few"
 )
 
 PROFILES = {
@@ -49,33 +55,59 @@ PROFILES = {
     for one in (
         Profile(
             "rouge-score",
-            *("ascii", "porter-nltk", "newline", "none", "rougeLsum"),
+            tokenizer="ascii",
+            stemmer="porter-nltk",
+            sentences="newline",
+            postprocess="none",
+            headline_l="rougeLsum",
+            scorer=_AS_GOOGLE,
             published_estimate=_MEDIAN,
             source="google-research rouge-score 0.1.2, use_stemmer=True",
         ),
         Profile(
             "rouge155",
-            *("ascii", "porter-wordnet", "newline", "none", "rougeLsum"),
+            tokenizer="ascii",
+            stemmer="porter-wordnet",
+            sentences="newline",
+            postprocess="none",
+            headline_l="rougeLsum",
+            scorer=_AS_PERL,
             published_estimate=_PERL,
-            source="ROUGE-1.5.5.pl -c 95 -r 1000 -n 2 -a -m, to 0.02 of a point on 11,334 rows",
+            source="ROUGE-1.5.5.pl -c 95 -r 1000 -n 2 -a -m; what is left of a difference is the script's "
+            "rounding, its draws and its version of WordNet",
         ),
         Profile(
             "pegasus",
-            *("ascii", "porter-nltk", "newline", "pegasus", "rougeL"),
+            tokenizer="ascii",
+            stemmer="porter-nltk",
+            sentences="newline",
+            postprocess="pegasus",
+            headline_l="rougeL",
+            scorer=_AS_GOOGLE,
             published_estimate=_MEDIAN,
             source="google-research/pegasus pegasus/eval/text_eval.py at 13fcf2b1; its ROUGE-L is rougeLsum "
             "for CNN/DailyMail and rougeL for all other sets",
         ),
         Profile(
             "gigaword-unilm",
-            *("ascii", "porter-wordnet", "newline", "gigaword-unilm", "rougeLsum"),
+            tokenizer="ascii",
+            stemmer="porter-wordnet",
+            sentences="newline",
+            postprocess="gigaword-unilm",
+            headline_l="rougeLsum",
+            scorer=_AS_PERL,
             published_estimate=_PERL,
             source="microsoft/unilm src/gigaword/eval.py at 0e31c7c0, also ProphetNet's, with ROUGE-1.5.5; "
             "it leaves out empty references, which count as 0 here",
         ),
         Profile(
             "unicode",
-            *("unicode", "none", "newline", "none", "rougeLsum"),
+            tokenizer="unicode",
+            stemmer="none",
+            sentences="newline",
+            postprocess="none",
+            headline_l="rougeLsum",
+            scorer="sumpipe",
             published_estimate="none is established",
             source="ours, for any script; no stemmer, as the language is not known",
         ),
@@ -95,9 +127,13 @@ class Reader:
         """Read a reference, which is never changed."""
         return counted([self._words(line) for line in split_sentences(text, self.splitter)])
 
+    def processed(self, prediction: str) -> str:
+        """Return a prediction as it is scored: post-processed as the profile does."""
+        return POSTPROCESSES[self.profile.postprocess](prediction)
+
     def prediction(self, text: str) -> Words:
         """Read a prediction."""
-        return self.reference(POSTPROCESSES[self.profile.postprocess](text))
+        return self.reference(self.processed(text))
 
     def _words(self, line: str) -> list[str]:
         stem: Callable[[str], str] = stemmer(self.profile.stemmer, self.wordnet)
@@ -140,13 +176,20 @@ def readers_of(
 
 
 def settings(read: Reader) -> JSON:
-    """Return what the figures of a profile depend on, for rouge.json; `compare` wants it equal.
+    """Return what the figures of a profile depend on, for rouge.json.
 
-    But for nltk's version, which is told: what it brings in data has a sha256.
+    `compare` wants algorithm, rules, sentences and the sha256 of data equal; nltk's version is told, as what
+    it brings in data has a sha256; the rest is for people.
     """
     profile = read.profile
     told = {
-        "scorer": f"rouge-score {version('rouge-score')}, equal bit by bit",
+        "algorithm": ALGORITHM,
+        "rules": {
+            "tokenizer": profile.tokenizer,
+            "stemmer": profile.stemmer,
+            "postprocess": profile.postprocess,
+        },
+        "scorer": profile.scorer,
         "tokenizer": TOKENIZER_WORDS[profile.tokenizer],
         "stemmer": STEMMER_WORDS[profile.stemmer],
         "sentences": read.splitter,

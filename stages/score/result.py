@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import JSON
 from stages.intervals import CONFIDENCE, RESAMPLES, intervals
 from stages.score.config import MODEL
-from stages.score.doubts import doubts
-from stages.score.identity import identities
+from stages.score.doubts import doubts, few_values
+from stages.score.identity import identity_of
 from stages.score.profiles import Reader, settings
 from stages.score.rouge import COLUMNS, PARTS, ROUGE_TYPES
 from stages.score.scoring import MEASURED, SCORES
+from stages.score.tally import Tally
 
 _BOUNDS = ("mean", "low", "high")
 
@@ -26,7 +28,7 @@ def figures(
     folder: Path,
     readers: tuple[Reader, ...],
     systems: Mapping[str, str],
-    counts: Counter[str],
+    counts: Tally,
     seed: int,
     stop: Callable[[], None] = lambda: None,
 ) -> JSON:
@@ -40,14 +42,11 @@ def figures(
         seed: Of the bootstrap.
         stop: Called every second or so; may raise to stop.
     """
+    rows = counts.references.texts
     interval = {"resamples": RESAMPLES, "seed": seed, "confidence": CONFIDENCE}
     profiles: JSON = {}
     for read in readers:
-        of_profile = [("profile", "=", read.profile.name)]
-        found = {
-            system: _columns(folder / SCORES, [*of_profile, ("system", "=", system)])
-            for system in systems
-        }
+        found = _by_system(folder / SCORES, systems, [("profile", "=", read.profile.name)])
         profiles[read.profile.name] = {
             "settings": {
                 **settings(read),
@@ -59,31 +58,39 @@ def figures(
             l_, lsum = (found[MODEL][f"{name}_fmeasure"] for name in ("rougeL", "rougeLsum"))
             is_l_lsum = bool(np.array_equal(l_, lsum))
     measured = {
-        system: {
-            name: one._asdict()
-            for name, one in intervals(
-                _columns(folder / MEASURED, [("system", "=", system)]), seed=seed, stop=stop
-            ).items()
-        }
-        for system in systems
+        system: intervals(columns, seed=seed, stop=stop)
+        for system, columns in _by_system(folder / MEASURED, systems).items()
     }
     return {
-        **identities(counts),
-        "rows": counts["references"],
-        "exact_match": counts["exact"] / counts["references"],
+        "references_sha256": identity_of(counts.reference_numbers),
+        "documents_sha256": identity_of(counts.document_numbers) if counts.documents else None,
+        "rows": rows,
+        "exact_match": counts.exact / rows,
         "profile": readers[0].profile.name,
         "profiles": profiles,
-        "measures": {system: found for system, found in measured.items() if found},
+        "measures": {
+            system: {name: one._asdict() for name, one in found.items()}
+            for system, found in measured.items()
+            if found
+        },
         "systems": {system: {"label": label} for system, label in systems.items()},
-        "warnings": doubts(counts, readers, is_l_lsum=is_l_lsum),
+        "warnings": [
+            *doubts(counts, readers, is_l_lsum=is_l_lsum),
+            *few_values(measured, rows),
+        ],
     }
 
 
-def _columns(path: Path, filters: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """Return the columns of numbers of a file, NaN where a row has no value."""
+def _by_system(
+    path: Path, systems: Iterable[str], filters: list[tuple[str, str, str]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the columns of numbers of a file by system, NaN where a row has no value."""
     table = pq.read_table(path, filters=filters)
-    names = [field.name for field in table.schema if str(field.type) == "double"]
-    return {name: table[name].to_numpy() for name in names}
+    names = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    parts = {system: table.filter(pc.equal(table["system"], system)) for system in systems}
+    return {
+        system: {name: part[name].to_numpy() for name in names} for system, part in parts.items()
+    }
 
 
 def _rouge(columns: dict[str, Any], seed: int, stop: Callable[[], None]) -> JSON:

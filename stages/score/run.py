@@ -13,7 +13,8 @@ from pipeline.stage import Metrics, StageContext
 from stages.score.bertscore import Embedder, bert_scores, load_embedder
 from stages.score.bertscore import settings as bertscore_settings
 from stages.score.config import MODEL, ScoreConfig
-from stages.score.profiles import readers_of
+from stages.score.doubts import rows_left_out
+from stages.score.profiles import Reader, readers_of
 from stages.score.result import figures
 from stages.score.rouge import ROUGE_TYPES
 from stages.score.rows import row_ids, rows_of_run
@@ -43,7 +44,7 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
     if (asked := config.bertscore) is not None:
         device = "cuda" if visible_gpus() else "cpu"
         embedder = load_embedder(asked.model, asked.layer, asked.batch_size, device)
-        rows, bertscore = _with_bertscore(rows, embedder), bertscore_settings(embedder)
+        rows, bertscore = _with_bertscore(rows, embedder, readers[0]), bertscore_settings(embedder)
 
     def told(done: int) -> None:
         context.stop.check()
@@ -60,10 +61,14 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
     systems = labels(baselines, config.lead, {name: name for name in config.predictions})
     found = figures(context.work, readers, systems, counts, context.seed, context.stop.check)
     fetched, generated = (context.inputs[name].manifest for name in ("fetch", "generate"))
+    split: str = generated.payload["config"]["split"]
+    brought = fetched.metrics.get(f"rows_{split}")
+    if isinstance(brought, int):
+        found["warnings"] = [*rows_left_out(split, brought, found["rows"]), *found["warnings"]]
     origin = {
         "dataset": fetched.metrics.get("dataset"),
         "split_choice": fetched.metrics.get("split_choice"),
-        "split": generated.payload["config"]["split"],
+        "split": split,
         "decoding": generated.payload["config"],
     }
     write_json(context.work / "rouge.json", {**origin, **found, "bertscore": bertscore})
@@ -78,9 +83,10 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
     }
 
 
-def _with_bertscore(rows: Iterable[Row], embedder: Embedder) -> Iterator[Row]:
+def _with_bertscore(rows: Iterable[Row], embedder: Embedder, read: Reader) -> Iterator[Row]:
     rows, ahead = itertools.tee(rows)
-    found = bert_scores(embedder, ((row.prediction, row.reference) for row in ahead))
+    pairs = ((read.processed(row.prediction), row.reference) for row in ahead)
+    found = bert_scores(embedder, pairs)
     for row, bertscore in zip(rows, found, strict=True):
         yield replace(row, bertscore=bertscore)
 

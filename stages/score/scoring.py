@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ import pyarrow.parquet as pq
 from pipeline.files import publish
 from pipeline.ordered import in_order
 from stages.score.config import MODEL, Baseline, LeadConfig
-from stages.score.doubts import tally, tally_document
-from stages.score.identity import identity_sums
 from stages.score.measures import MEASURES, measures
 from stages.score.profiles import Reader
 from stages.score.rouge import COLUMNS, flat, rouge
-from stages.score.systems import OF_DOCUMENTS, Candidate, Row, candidates
+from stages.score.systems import MADE_OF_DOCUMENTS, Candidate, Row, candidates
+from stages.score.tally import Tally, tally
 
 SCORES = "scores.parquet"
 MEASURED = "measures.parquet"
@@ -50,7 +48,7 @@ class Scored(NamedTuple):
     """By profile, system and row."""
     measures: pa.Table
     """By system and row."""
-    counts: Counter[str]
+    counts: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +56,20 @@ class Scorer:
     """Scores a portion of rows; picklable."""
 
     readers: tuple[Reader, ...]
-    """One a profile, the headline first: it also splits documents and reads for the oracle."""
+    """One a profile, the headline first: it also splits documents, reads for the oracle, and post-processes
+    what is measured beside ROUGE."""
     baselines: tuple[Baseline, ...]
     lead: LeadConfig
 
     def __call__(self, rows: Sequence[Row]) -> Scored:
         """Return the figures of all systems on these rows."""
         first = self.readers[0]
-        counts = identity_sums(rows)
+        has_sentences = not MADE_OF_DOCUMENTS.isdisjoint(self.baselines)
+        counts = Tally()
         scored = []
         for row in rows:
             scored.append(list(candidates(row, self.baselines, self.lead, first)))
-            if not OF_DOCUMENTS.isdisjoint(self.baselines) and row.document is not None:
-                counts += tally_document(row.document, first.splitter)
+            counts += tally(row, first, has_sentences=has_sentences)
         scores = [
             (read.profile.name, one.system, row.id, *figures)
             for read in self.readers
@@ -78,15 +77,11 @@ class Scorer:
             for row, (one, figures) in zip(rows, system, strict=True)
         ]
         measured = [
-            (one.system, row.id, *_measures(row, one))
+            (one.system, row.id, *_measures(row, one, first))
             for system in zip(*scored, strict=True)
             for row, one in zip(rows, system, strict=True)
             if one.system != "model_against_another_reference"  # the model's own text again
         ]
-        counts += tally("references", [row.reference for row in rows])
-        counts += tally("predictions", [row.prediction for row in rows])
-        counts["exact"] += sum(row.prediction.split() == row.reference.split() for row in rows)
-        counts["failed"] += sum(row.stop.startswith("failed") for row in rows)
         return Scored(_table(scores, SCORE_SCHEMA), _table(measured, MEASURE_SCHEMA), counts)
 
 
@@ -97,8 +92,8 @@ def _scores(read: Reader, ones: Sequence[Candidate]) -> list[tuple[Candidate, tu
     return [(one, flat(rouge(texts[one.text], references[one.reference]))) for one in ones]
 
 
-def _measures(row: Row, one: Candidate) -> list[float | None]:
-    found = measures(row.document, one.text, one.reference)
+def _measures(row: Row, one: Candidate, read: Reader) -> list[float | None]:
+    found = measures(row.document, read.processed(one.text), one.reference)
     of_model: list[float | None] = [None] * len(OF_MODEL)
     if one.system == MODEL:
         stopped = float(row.stop == "length") if row.stop else None
@@ -118,7 +113,7 @@ def score_rows(
     processes: int = 1,
     threads: int = 1,
     told: Callable[[int], None] = lambda rows: None,
-) -> Counter[str]:
+) -> Tally:
     """Write scores.parquet and measures.parquet, a row group for each portion of rows.
 
     Args:
@@ -130,12 +125,12 @@ def score_rows(
         told: Called with the rows done so far after each portion; may raise to stop.
 
     Returns:
-        The counts of all portions together.
+        The tally of all rows.
 
     Raises:
         LaunchError: If a worker died.
     """
-    counts: Counter[str] = Counter()
+    counts = Tally()
     schemas = {SCORES: SCORE_SCHEMA, MEASURED: MEASURE_SCHEMA}
     partial = {name: folder / f".{name}.tmp" for name in schemas}
     with contextlib.ExitStack() as stack:
@@ -151,8 +146,8 @@ def score_rows(
             for portion in portions:
                 scores.write_table(portion.scores)
                 measured.write_table(portion.measures)
-                counts.update(portion.counts)
-                told(counts["references"])
+                counts += portion.counts
+                told(counts.references.texts)
         for name, path in partial.items():
             publish(path, folder / name)
     return counts

@@ -12,10 +12,13 @@ from nltk.tokenize import sent_tokenize
 
 from pipeline.errors import DataError
 from stages.score.config import Splitter
+from stages.score.nltk_data import whole_archive
 
 _PUNKT_FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+_PUNKT = "tokenizers/punkt_tab"
+_FIELD = "score.sentences"
 _NO_PUNKT = (
-    "score.sentences: punkt needs nltk data: run `python -m nltk.downloader punkt_tab` where there is a "
+    f"{_FIELD}: punkt needs nltk data: run `python -m nltk.downloader punkt_tab` where there is a "
     "network, and set NLTK_DATA to its folder; or choose another (--sentences)"
 )
 _SIMPLE_END = re.compile(r"([.!?][\"')\]]*)\s+(?=[\"'(\[]*[A-Z0-9])")
@@ -29,13 +32,14 @@ def split_sentences(text: str, splitter: Splitter) -> list[str]:
     punkt:    nltk's trained English splitter, as Hugging Face's run_summarization.py has it
 
     Raises:
-        DataError: If punkt's data is not installed, with the command that installs it.
+        DataError: If punkt's data is not installed, or damaged, with the command that installs it.
     """
     if splitter == "simple":
         text = _SIMPLE_END.sub(r"\1\n", text)
     elif splitter == "punkt":
         try:
-            text = "\n".join(sent_tokenize(text))
+            with whole_archive(_PUNKT, _FIELD):
+                text = "\n".join(sent_tokenize(text))
         except LookupError as error:
             raise DataError(_NO_PUNKT) from error
     return [part.strip() for part in text.split("\n") if part.strip()]
@@ -68,14 +72,16 @@ def punkt_sha256() -> str:
     """Return the sha256 (hex) of punkt's English data in use: figures of other data are not the same.
 
     Raises:
-        DataError: If it is not installed.
+        DataError: If it is not installed, or damaged.
     """
     digest = hashlib.sha256()
     for name in _PUNKT_FILES:
         try:
-            path = nltk.data.find(f"tokenizers/punkt_tab/english/{name}")
+            with (
+                whole_archive(_PUNKT, _FIELD),
+                nltk.data.find(f"{_PUNKT}/english/{name}").open() as file,
+            ):
+                digest.update(file.read())
         except LookupError as error:
             raise DataError(_NO_PUNKT) from error
-        with path.open() as file:
-            digest.update(file.read())
     return digest.hexdigest()

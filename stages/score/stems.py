@@ -12,6 +12,7 @@ import nltk.data
 from nltk.stem.porter import PorterStemmer
 
 from pipeline.errors import DataError
+from stages.score.nltk_data import whole_archive
 
 Stemmer = Literal["none", "porter-nltk", "porter-wordnet"]
 
@@ -36,6 +37,7 @@ _WAYS = (
     "run `apt-get install wordnet-base`, or `python -m nltk.downloader wordnet` where there is a network, or "
     f"name a folder that holds {', '.join(EXCEPTION_LISTS)} (score.wordnet, --wordnet)"
 )
+_CORPUS = "corpora/wordnet"
 _DEBIAN = Path("/usr/share/wordnet")
 
 _CACHED_WORDS = 1 << 17
@@ -110,9 +112,11 @@ def exception_lists(wordnet: Path | None) -> list[str]:
 
 def _of_nltk() -> Iterator[str]:
     for name in EXCEPTION_LISTS:
-        found = nltk.data.find(f"corpora/wordnet/{name}")
-        with found.open() as file:
-            yield _checked(name, file.read(), str(found))
+        with whole_archive(_CORPUS, _FIELD):
+            found = nltk.data.find(f"{_CORPUS}/{name}")
+            with found.open() as file:
+                content = file.read()
+        yield _checked(name, content, str(found))
 
 
 def _of_folder(folder: Path) -> Iterator[str]:

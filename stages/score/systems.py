@@ -13,7 +13,7 @@ from stages.score.profiles import Reader
 from stages.score.sentences import document_sentences, lead
 from stages.score.wording import several
 
-OF_DOCUMENTS: frozenset[Baseline] = frozenset({"lead", "oracle"})
+MADE_OF_DOCUMENTS: frozenset[Baseline] = frozenset({"lead", "oracle"})
 """The baselines that are made of documents."""
 
 

@@ -20,6 +20,7 @@ PREDICTION_FIELDS = ("prediction", "summary", "text")
 REFERENCE_FIELDS = ("reference", "summary", "text")
 """Where a text is looked for: the first of them that the first row has."""
 STDIN = Path("-")
+_EMPTY = "{}: is empty; expected JSONL or one text a line"
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _JSON_NAMES = {".jsonl", ".json", ".ndjson"}
 
@@ -40,8 +41,8 @@ def read_texts(path: Path, fields: Sequence[str]) -> Generator[Text, None, None]
 
     A file is JSONL, whose blank lines are passed over, if its name says so or its first line that is not
     blank begins with `{`; in any other a line is a text, and a blank line an empty one. Names that end in
-    .gz, .bz2 or .zst are unpacked. The first object of a JSONL file says in which field the text is, and
-    whether there are ids; all others have to agree.
+    .gz, .bz2, .zst or .lz4 are unpacked. The first object of a JSONL file says in which field the text is,
+    and whether there are ids; all others have to agree.
 
     Args:
         path: The file, in UTF-8; a pipe, or stdin as `-`.
@@ -58,7 +59,7 @@ def read_texts(path: Path, fields: Sequence[str]) -> Generator[Text, None, None]
             if line.strip():
                 break
         if not begin:
-            raise DataError(f"{path}: is empty; expected JSONL or one text a line")
+            raise DataError(_EMPTY.format(path))
         is_named = not _JSON_NAMES.isdisjoint(path.suffixes[-2:])  # the last may be .gz
         is_json = is_named or begin[-1][1].lstrip().startswith("{")
         rest = itertools.chain(begin, lines)
@@ -77,6 +78,8 @@ def read_texts(path: Path, fields: Sequence[str]) -> Generator[Text, None, None]
                     f"{first.line}; give one in each row or in none"
                 )
             yield found
+        if first is None:
+            raise DataError(_EMPTY.format(path))
 
 
 def _lines(path: Path) -> Generator[str, None, None]:
@@ -127,6 +130,8 @@ def _of_json(line: str, fields: Sequence[str], where: str, number: int) -> tuple
         )
         raise DataError(f"{where}: has {wanted}; it has {', '.join(values) or 'none'}")
     id_ = values.get("id")
+    if isinstance(id_, float) and id_.is_integer():  # as pandas writes whole numbers with gaps
+        id_ = int(id_)
     if isinstance(id_, bool) or not isinstance(id_, (str, int, type(None))):
         raise DataError(f"{where}: id: expected a text or a number, found {id_!r}")
     document = values.get("document")

@@ -12,9 +12,9 @@ Tokenizer = Literal["ascii", "unicode"]
 
 TOKENIZER_WORDS = {
     "ascii": "lower case, runs of a-z and 0-9; everything else is a blank",
-    "unicode": "NFKC, case folded, without format characters (joiners, soft hyphens), runs of letters, marks "
-    "and numbers of any script; each character of scripts without blanks between words (Han, kana, Thai, "
-    "Lao, Burmese, Khmer) is a word",
+    "unicode": "NFKC, case folded, without characters of format or presentation (joiners, soft hyphens, "
+    "variation selectors), runs of letters and numbers of any script with their marks; each character of "
+    "scripts without blanks between words (Han, kana, Thai, Lao, Burmese, Khmer) is a word",
 }
 """What each does, for people."""
 
@@ -23,6 +23,13 @@ _NO_BLANKS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
+_KEYCAP = "\u20e3"
+_PRESENTATION = frozenset(
+    [_KEYCAP, *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))]
+)
+"""How a character looks (variation selectors, the frame of a key): no part of a word."""
+_FIRST_MARK = "\u0300"
+_IS_ALONE = re.compile(f"[{_NO_BLANKS}]")
 _UNICODE_WORDS = re.compile(rf"[{_NO_BLANKS}]|[^\s{_NO_BLANKS}]+")
 
 
@@ -34,8 +41,9 @@ def _ascii_words(text: str) -> list[str]:
 
 def _unicode_words(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
-    found: list[str] = _UNICODE_WORDS.findall("".join(map(_kept, folded)))
-    return found
+    runs: list[str] = _UNICODE_WORDS.findall("".join(map(_kept, folded)))
+    words = (run if run[0] < _FIRST_MARK else _without_lone_marks(run) for run in runs)
+    return [word for word in words if word]
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -46,9 +54,20 @@ def _kept(char: str) -> str:
     have them or not in the same word. The zero-width space alone stands between words.
     """
     category = unicodedata.category(char)
-    if category == "Cf" and char != "\u200b":
+    if char in _PRESENTATION or (category == "Cf" and char != "\u200b"):
         return ""
     return char if category[0] in "LMN" else " "
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _without_lone_marks(run: str) -> str:
+    """Return a run without the marks that it begins with: of a symbol or an accent that stood alone."""
+    if _IS_ALONE.match(run):
+        return run
+    start = 0
+    while start < len(run) and unicodedata.category(run[start])[0] == "M":
+        start += 1
+    return run[start:]
 
 
 TOKENIZERS: dict[Tokenizer, Callable[[str], list[str]]] = {
@@ -57,9 +76,9 @@ TOKENIZERS: dict[Tokenizer, Callable[[str], list[str]]] = {
 }
 
 
-def letters(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Return how many letters a text has, and how many of them the tokenizer drops."""
+def letters(text: str) -> tuple[int, int]:
+    """Return how many letters a text has, and how many of them the `ascii` tokenizer drops."""
     found = sum(map(str.isalpha, text))
-    if tokenizer == "unicode" or text.isascii():
+    if text.isascii():
         return found, 0
     return found, sum(char.isalpha() and not char.isascii() for char in text)

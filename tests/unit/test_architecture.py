@@ -22,6 +22,7 @@ SHARED_BY_STAGES = (
     "stages.hub_calls",
     "stages.intervals",
     "stages.normalize",
+    "stages.rouge_json",
     "stages.schema",
     "stages.text_rules",
     "stages.tokens",

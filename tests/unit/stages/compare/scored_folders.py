@@ -16,8 +16,11 @@ from stages.schema import Prediction, write_jsonl
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 PARTS = ("precision", "recall", "fmeasure")
 SETTINGS = {
-    "scorer": "rouge-score 0.1.2",
-    "stemmer": "porter",
+    "algorithm": 1,
+    "rules": {"tokenizer": "ascii", "stemmer": "porter-nltk", "postprocess": "none"},
+    "scorer": "ours",
+    "tokenizer": "runs of a-z",
+    "stemmer": "Porter",
     "sentences": "newline",
     "headline_l": "rougeLsum",
     "interval": {"resamples": 1000, "seed": 1, "confidence": 0.95},
@@ -75,6 +78,9 @@ def write_scores(
             for name, settings in (profiles or {"rouge-score": SETTINGS}).items()
         },
         "systems": {name: {"label": name} for name in systems},
+        "exact_match": 0.0,
+        "measures": {},
+        "warnings": [],
         **told,
     }
     (folder / "rouge.json").write_text(json.dumps(rouge), encoding="utf-8")

@@ -166,6 +166,55 @@ def test_other_documents_leave_rouge_and_take_what_reads_them(
     assert only(compare_folders([first, third])).differences[4].metric == "density"
 
 
+BERTSCORE = {"model": "base", "model_sha256": "ab" * 32, "layer": 9, "transformers": "5.1"}
+
+
+def test_other_bertscores_leave_rouge_and_say_what_differs(tmp_path: Path) -> None:
+    values = {"rouge1": sample(1), "bertscore_f": sample(2)}
+
+    def scores(name: str, **changed: object) -> Path:
+        told = {**BERTSCORE, **changed} if changed or name == "base" else None
+        return write_scores(tmp_path / name, {"model": values}, bertscore=told)
+
+    base = scores("base")
+    found = compare_folders([base, scores("large", layer=17, model_sha256="cd" * 32)])
+    assert [one.metric for one in only(found).differences] == [
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "rougeLsum",
+    ]
+    assert found.notes == (
+        "BERTScore: layer 9 -> 17; model_sha256 abababababab -> cdcdcdcdcdcd, so bertscore_precision, "
+        "bertscore_recall, bertscore_f are left out; ROUGE does not read them.",
+    )
+    for other, notes in (
+        (scores("renamed", model="b"), ()),
+        (scores("none"), ()),
+        (scores("newer", transformers="5.2"), ("BERTScores are of several versions of transformers",)),
+    ):  # fmt: skip
+        found = compare_folders([base, other])
+        assert only(found).differences[4].metric == "bertscore_f"
+        assert [one.split(":")[0] for one in found.notes] == [*notes]
+
+
+def test_measures_of_predictions_that_were_changed_in_other_ways_are_left_out(
+    tmp_path: Path,
+) -> None:
+    changed = {**SETTINGS, "rules": {**SETTINGS["rules"], "postprocess": "pegasus"}}
+    values = {
+        "model": {"rouge1": sample(1), "length_ratio": sample(2), "stopped_by_length": sample(3)}
+    }
+    both = {"rouge-score": SETTINGS, "pegasus": changed}
+    folders = [write_scores(tmp_path / name, values, profiles=both, profile=name) for name in both]
+    found = compare_folders(folders)
+    assert [one.metric for one in only(found).differences][4:] == ["stopped_by_length"]
+    (note,) = found.notes
+    assert note.startswith(
+        "What is measured is post-processed by the headline profile (none -> pegasus)"
+    )
+
+
 def test_runs_of_several_versions_of_nltk_are_compared_and_it_is_told(tmp_path: Path) -> None:
     folders = [
         folder(tmp_path / name, sample(1), profiles={"rouge-score": {**SETTINGS, "nltk": name}})
@@ -184,6 +233,35 @@ def test_few_rows_are_told(tmp_path: Path) -> None:
         "29 rows are few: 95 % intervals of fewer than 30 cover less often than that.",
     )
     assert notes(30) == ()
+
+
+def test_few_values_of_a_metric_are_told(tmp_path: Path) -> None:
+    some = {"rouge1": sample(1), "density": [1.0, 2.0] + [None] * (ROWS - 2)}
+    other = {**some, "coverage": [1.0] + [None] * (ROWS - 1), "compression": sample(2)}
+    (note,) = compare_folders(
+        [write_scores(tmp_path / name, {"model": one}) for name, one in (("a", some), ("b", some))]
+    ).notes
+    assert note.startswith("Few rows have a value of density (2): 95 % intervals of fewer than 30")
+    found = compare_folders([write_scores(tmp_path / "c", {"model": other, "lead": other})],
+                            systems=["model", "lead"])  # fmt: skip
+    assert "of density (2):" in found.notes[0], "a single value has no interval"
+
+
+def test_a_system_s_interval_is_that_of_its_scores(tmp_path: Path) -> None:
+    rows = made_rows()
+    for number, row in enumerate(rows):
+        row["document"] += " more" * number
+    folders = [scored(tmp_path / str(seed), rows, seed)[0] for seed in (1, 5)]
+    found = compare_folders(folders, seed=9, systems=["lead"])
+    for folder, system in zip(folders, found.systems, strict=True):
+        rouge = json.loads((folder / "rouge.json").read_text(encoding="utf-8"))
+        theirs = rouge["profiles"]["rouge-score"]["systems"]["lead"]["rouge1"]["fmeasure"]
+        ours = system.figures["rouge1"]
+        assert (ours.low, ours.high) == (theirs["low"], theirs["high"])
+        compression = rouge["measures"]["lead"]["compression"]
+        assert system.figures["compression"].high == compression["high"]
+    lows = {system.figures["compression"].low for system in found.systems}
+    assert len(lows) == 2, "each by its own seed"
 
 
 def test_one_row_has_neither_interval_nor_test(tmp_path: Path) -> None:
@@ -253,7 +331,7 @@ def test_json_is_the_comparison(compare: Callable[..., Any], tmp_path: Path) -> 
     assert compare(*folders, "--json").out == answer.out
 
 
-def scored(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, JSON]:
+def scored(folder: Path, rows: list[dict[str, str]], seed: int = 1) -> tuple[Path, JSON]:
     """Score rows as the project does, a copy of their references against them."""
     from stages.score.bare import score_files
     from stages.score.config import LeadConfig
@@ -263,7 +341,7 @@ def scored(folder: Path, rows: list[dict[str, str]]) -> tuple[Path, JSON]:
     path = folder.with_suffix(".jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     readers = readers_of(["rouge-score"], None, None)
-    options: Any = {"lead": LeadConfig(), "processes": 1, "threads": 1, "seed": 1}
+    options: Any = {"lead": LeadConfig(), "processes": 1, "threads": 1, "seed": seed}
     return folder, score_files(path, path, readers, folder, **options)
 
 

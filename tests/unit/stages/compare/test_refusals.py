@@ -39,12 +39,12 @@ def first(tmp_path: Path) -> Path:
         ({"references_sha256": "cd" * 32}, r"references: the texts differ.*abababababab -> cdcdcdcdcdcd"),
         ({"ids": ["row-0", "row-1", "x"]}, r"ids: 1 only in the first \(row-2\); 1 only in the second \(x\)"),
         (
-            {"profiles": {"rouge-score": {**SETTINGS, "stemmer": "none"}}},
-            r"profile rouge-score: stemmer porter -> none",
+            {"profiles": {"rouge-score": {**SETTINGS, "rules": {**SETTINGS["rules"], "stemmer": "none"}}}},
+            r"profile rouge-score: rules\.stemmer porter-nltk -> none",
         ),
         (
-            {"profiles": {"rouge-score": {**SETTINGS, "headline_l": "rougeL", "new": 1}}},
-            r"headline_l rougeLsum -> rougeL\n.*new \(absent\) -> 1",
+            {"profiles": {"rouge-score": {**SETTINGS, "algorithm": 2, "wordnet_sha256": "ab" * 32}}},
+            r"algorithm 1 -> 2\n.*wordnet_sha256 \(absent\) -> abababababab",
         ),
     ],
     ids=["split", "references", "ids", "stemmer", "several"],
@@ -110,16 +110,17 @@ def test_metrics_of_documents_are_those_that_score_takes_of_them() -> None:
     assert OF_DOCUMENTS == COPYING
 
 
-def test_bertscores_of_different_models(tmp_path: Path) -> None:
-    models = [None, {"model": "base", "layer": 9}, {"model": "large", "layer": 17}]
-    none, base, large = (
-        write_scores(tmp_path / str(number), MODEL, bertscore=model)
-        for number, model in enumerate(models)
-    )
-    assert "bertscore: layer 9 -> 17\n  bertscore: model base -> large" in refused(
-        DataError, base, large
-    )
-    assert compare_folders([none, large]).pairs
+def test_words_for_people_do_not_matter(first: Path, tmp_path: Path) -> None:
+    words = ("scorer", "tokenizer", "stemmer", "headline_l", "source", "published_estimate")
+    changed = {"rouge-score": SETTINGS | dict.fromkeys(words, "said otherwise")}
+    second = write_scores(tmp_path / "second", MODEL, profiles=changed)
+    assert compare_folders([first, second]).pairs
+
+
+def test_scores_that_do_not_say_their_rules(first: Path, tmp_path: Path) -> None:
+    mute = {name: value for name, value in SETTINGS.items() if name != "rules"}
+    second = write_scores(tmp_path / "second", MODEL, profiles={"rouge-score": mute})
+    assert "which did not say its rules; score it again" in refused(DataError, first, second)
 
 
 def test_how_intervals_were_drawn_and_bare_files_split_do_not_matter(
@@ -172,9 +173,14 @@ def test_scores_of_another_version(first: Path, tmp_path: Path) -> None:
     for content, fault in (
         ({name: value for name, value in rouge.items() if name != "profiles"}, "profiles: Field required"),
         (5, "it: Input should be a valid dictionary"),
+        ({**rouge, "profile": "x"}, "it: Value error, profiles lacks the headline, x"),
         ({**rouge, "profiles": [1]}, "profiles: Input should be a valid dictionary"),
         ({**rouge, "profiles": {"rouge-score": 1}}, "profiles.rouge-score: Input should be"),
         ({**rouge, "profiles": {"rouge-score": {}}}, "profiles.rouge-score.settings: Field required"),
+        (
+            {**rouge, "profiles": {"rouge-score": {"settings": SETTINGS, "systems": {"model": 1}}}},
+            "profiles.rouge-score.systems.model: Input should be a valid dictionary",
+        ),
         ({**rouge, "systems": ["model"]}, "systems: Input should be a valid dictionary"),
         ({**rouge, "rows": "3"}, "rows: Input should be a valid integer"),
         ({**rouge, "references_sha256": None}, "references_sha256: Input should be a valid string"),

@@ -75,6 +75,8 @@ def profile(systems: dict[str, float], headline_l: str = "rougeLsum") -> JSON:
     """A profile's section; of F of ROUGE-1 by system, the other types are a little higher each."""
     return {
         "settings": {
+            "algorithm": 1,
+            "rules": {"tokenizer": "ascii", "stemmer": "porter-nltk", "postprocess": "none"},
             "scorer": "rouge-score 0.1.2",
             "tokenizer": "lower case, runs of a-z and 0-9",
             "stemmer": "Porter",

@@ -20,6 +20,7 @@ from rouge_score.tokenizers import Tokenizer
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.stage import Execution
+from stages.score import profiles
 from stages.score.config import BertScoreConfig, ProfileName, ScoreConfig
 from stages.score.needs import check_needs
 from stages.score.profiles import PROFILES, reader, settings
@@ -92,7 +93,7 @@ def test_the_profiles_differ_by_a_third_of_a_point_on_xsum() -> None:
 
 
 def py_rouge(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import py-rouge 1.1, which wants a module that setuptools has given up."""
+    """Import py-rouge 1.1 (of the extra `test`), which wants a module that setuptools has given up."""
 
     def resource_filename(module: str, name: str) -> str:
         return str(Path(str(sys.modules[module].__file__)).with_name(name))
@@ -101,7 +102,6 @@ def py_rouge(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(stand_in, "resource_filename", resource_filename, raising=False)
     monkeypatch.setitem(sys.modules, "pkg_resources", stand_in)
     monkeypatch.setattr(nltk.data, "path", [str(folder().parent / "nltk_data")])
-    pytest.importorskip("rouge", reason="py-rouge 1.1 is not installed")
     return importlib.import_module("rouge").Rouge(
         metrics=["rouge-n", "rouge-l"],
         max_n=2,
@@ -187,12 +187,24 @@ def test_settings_say_what_figures_depend_on(name: str) -> None:
     said = settings(reader(name, None, None))
     assert said["sentences"] == "newline" and said["headline_l"] in ROUGE_TYPES
     assert ("wordnet_sha256" in said) == (PROFILES[name].stemmer == "porter-wordnet")
+    assert said["rules"]["tokenizer"] == PROFILES[name].tokenizer and said["algorithm"] == 1
     changed = {"sentences": "simple", "document_sentences": "simple"}
     assert settings(reader(name, "simple", None)) == {**said, **changed}
     assert "in one line by simple" in said["document_sentences"]
-    assert said["scorer"].startswith(f"rouge-score {version('rouge-score')},")
     is_stemmed = PROFILES[name].stemmer != "none"
     assert said.get("nltk") == (version("nltk") if is_stemmed else None)
+
+
+def test_the_scorer_is_ours_and_says_what_it_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    wordnet()
+    asked: list[str] = []
+    monkeypatch.setattr(profiles, "version", lambda name: asked.append(name) or "9")
+    said = {name: settings(reader(name, None, None))["scorer"] for name in PROFILES}
+    assert {*asked} == {"nltk"}, "the package rouge-score takes no part in the figures"
+    equal = {
+        name for name, scorer in said.items() if "equal bit by bit to rouge-score 0.1.2" in scorer
+    }
+    assert equal == {"rouge-score", "pegasus"} and said["unicode"] == "sumpipe"
 
 
 def test_punkt_is_recorded_by_version_and_contents(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,16 @@ def test_predictions_come_through_a_pipe(
     assert json.loads(answer.out)["profiles"] == expected["profiles"]
 
 
+def test_jsonl_of_blank_lines_is_empty(sumpipe: CommandLine, tmp_path: Path) -> None:
+    blank, full = tmp_path / "blank.jsonl", tmp_path / "full.jsonl"
+    blank.write_text("\n  \n", encoding="utf-8")
+    full.write_text('{"text": "x"}\n', encoding="utf-8")
+    for files in ((blank, blank), (blank, full), (full, blank)):
+        answer = sumpipe("score", *files)
+        assert answer.code == EXIT_FAILED
+        assert answer.err == f"sumpipe: {blank}: is empty; expected JSONL or one text a line\n"
+
+
 def test_stdin_is_read_once(sumpipe: CommandLine) -> None:
     answer = sumpipe("score", "-", "-")
     assert answer.code == EXIT_USAGE and "stdin can be read once" in answer.err
@@ -222,6 +232,16 @@ def test_a_measure_says_of_how_many_rows_it_is(
     files[0].write_text(f"{PREDICTIONS[0]} {PREDICTIONS[1]}\n\n", encoding="utf-8")
     answer = sumpipe("score", *files)
     assert re.search(r"^repetition +0\.000 of 1 row$", answer.out, re.MULTILINE)
+
+
+def test_a_measure_of_few_rows_is_told(sumpipe: CommandLine, files: tuple[Path, Path]) -> None:
+    files[0].write_text("\n".join([*PREDICTIONS, *["word"] * 38]), encoding="utf-8")
+    files[1].write_text("\n".join(REFERENCES * 20), encoding="utf-8")
+    answer = sumpipe("score", *files)
+    assert answer.code == 0
+    assert answer.err.startswith(
+        "sumpipe: few rows have a value of repetition (2): 95 % intervals of"
+    )
 
 
 def test_files_of_different_lengths_say_both_counts(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from pipeline.errors import ConfigError, CorruptArtifact, DataError, Preempted
 from pipeline.files import record_tree, sha256_file
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
-from pipeline.stage import Execution, StageContext
+from pipeline.stage import Execution, Metrics, StageContext
 from stages.schema import Example, Prediction, RawRow, write_jsonl, write_shards
 from stages.score import run as score_run
 from stages.score.config import (
@@ -32,6 +31,7 @@ from stages.score.config import (
     identity,
 )
 from stages.score.run import run
+from stages.score.tally import Side, Tally
 
 # Raw references have two lines where clean has one: only the raw one gives this ROUGE-Lsum.
 RAW = [
@@ -59,6 +59,7 @@ def new_context(
     seed: int = 1,
     raw: list[RawRow] = RAW,
     clean: list[Example] = CLEAN,
+    brought: int | None = None,
 ) -> StageContext:
     """The context of score in a run with these predictions of the test split."""
     run_dir = RunDir(root)
@@ -71,7 +72,9 @@ def new_context(
     generated = {"config": {"split": "test"}}
     write_jsonl(run_dir.open_partial("generate", generated) / "predictions.jsonl", predictions)
     payloads: dict[str, dict[str, Any]] = {"fetch": {}, "clean": {}, "generate": generated}
-    metrics = {"dataset": "reddit_tifu_long", "split_choice": "pegasus"}
+    metrics: Metrics = {"dataset": "reddit_tifu_long", "split_choice": "pegasus"}
+    if brought is not None:
+        metrics["rows_test"] = brought
     inputs = {
         name: run_dir.commit(name, payload, metrics, {}) for name, payload in payloads.items()
     }
@@ -229,7 +232,17 @@ def test_measures_stand_beside_rouge(tmp_path: Path) -> None:
     assert [row["id"] for row in rows if row["system"] == "model"] == ["a", "b"]
     few, empty = rouge_of(context)["warnings"]
     assert few.startswith("2 rows are few: 95 % intervals of fewer than 30 cover less often")
-    assert empty == "1 of 2 predictions are empty and score 0"
+    assert empty == "1 of 2 predictions is empty and scores 0"
+
+
+def test_what_is_measured_is_post_processed_as_the_headline_is(tmp_path: Path) -> None:
+    raw = [*RAW[:2], replace(RAW[2], document="Epsilon. Zeta.", summary="epsilon\nzeta")]
+    context = new_context(tmp_path, predicted(a="x", b="epsilon<n>zeta"), raw=raw)
+    run(ScoreConfig(profiles=("pegasus",)), context)
+    rows = pq.read_table(context.work / "measures.parquet").to_pylist()
+    (found,) = (row for row in rows if (row["id"], row["system"]) == ("b", "model"))
+    assert (found["length_ratio"], found["coverage"], found["novel_1gram"]) == (1.0, 1.0, 0.0)
+    assert rouge_of(context)["exact_match"] == 0.5
 
 
 def test_bertscore_stands_in_the_measures_of_the_model(
@@ -248,8 +261,10 @@ def test_bertscore_stands_in_the_measures_of_the_model(
     monkeypatch.setattr(score_run, "load_embedder", lambda *_: None)
     monkeypatch.setattr(score_run, "bertscore_settings", lambda _: {"layer": 3})
     monkeypatch.setattr(score_run, "bert_scores", bert_scores)
-    context = new_context(tmp_path)
-    run(ScoreConfig(bertscore=BertScoreConfig(model=tmp_path)), context)
+    written = predicted(a="gamma delta<n>alpha beta", b="epsilon zeta")  # scored as PREDICTIONS are
+    context = new_context(tmp_path, written)
+    config = ScoreConfig(bertscore=BertScoreConfig(model=tmp_path), profiles=("pegasus",))
+    run(config, context)
     found = rouge_of(context)
     lengths = [len(one.prediction) for one in PREDICTIONS]
     assert found["measures"]["model"]["bertscore_f"]["mean"] == pytest.approx(sum(lengths) / 200)
@@ -259,6 +274,16 @@ def test_bertscore_stands_in_the_measures_of_the_model(
     assert given == [
         (one.prediction, row.summary) for one, row in zip(PREDICTIONS, RAW[1:], strict=True)
     ]
+
+
+@pytest.mark.parametrize(("brought", "is_told"), [(3, True), (2, False), (None, False)])
+def test_rows_that_clean_left_out_are_told(
+    tmp_path: Path, brought: int | None, is_told: bool
+) -> None:
+    context = new_context(tmp_path, brought=brought)
+    run(ScoreConfig(), context)
+    said = "2 of 3 rows of the test split are scored, as clean left the others out"
+    assert rouge_of(context)["warnings"][0].startswith(said) is is_told
 
 
 def test_one_row_has_no_other_reference(tmp_path: Path) -> None:
@@ -359,9 +384,9 @@ def test_a_stop_is_heard_while_intervals_are_drawn(
 ) -> None:
     context = new_context(tmp_path)
 
-    def scored(*_: object) -> Counter[str]:
+    def scored(*_: object) -> Tally:
         context.stop.request("SIGTERM")  # when all rows are done
-        return Counter(references=2)
+        return Tally(references=Side(texts=2))
 
     run(ScoreConfig(), context)  # leaves the files
     (context.work / "rouge.json").unlink()

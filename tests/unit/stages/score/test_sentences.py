@@ -70,6 +70,21 @@ def test_punkt_without_its_data_names_the_command(monkeypatch: pytest.MonkeyPatc
     assert "NLTK_DATA" in str(caught.value)
 
 
+def test_punkt_s_archive_that_came_in_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk.tokenize, "_get_punkt_tokenizer", nltk.tokenize.PunktTokenizer)
+    archive = tmp_path / "tokenizers" / "punkt_tab.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(b"PK\x03\x04 cut short")
+    for read in (punkt_sha256, lambda: split_sentences("One. Two.", "punkt")):
+        with pytest.raises(
+            DataError, match=r"^score.sentences: .*punkt_tab.zip is not a whole .zip"
+        ):
+            read()
+
+
 def test_punkt_knows_abbreviations(monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.environ.get("SUMPIPE_TEST_DATA")
     if data is None:

@@ -76,6 +76,41 @@ def test_lists_are_looked_for_in_nltk_s_corpus_then_in_debian_s_folder(
     assert exceptions_sha256(None) != exceptions_sha256(wordnet)
 
 
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_an_archive_that_came_in_part_is_named(
+    wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(stems, "_DEBIAN", wordnet)  # what is there is not passed over in silence
+    archive = tmp_path / "corpora" / "wordnet.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in EXCEPTION_LISTS:
+            packed.writestr(f"wordnet/{name}", LISTS[name])
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError) as caught:
+        stemmer("porter-wordnet", None)
+    field, what, way = str(caught.value).split(": ", 2)  # as `doctor` reads it
+    assert (field, what) == ("score.profiles", f"{archive} is not a whole .zip file")
+    assert way.startswith("delete it and download it again (`python -m nltk.downloader wordnet`")
+
+
+def test_a_damaged_list_in_an_archive_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    archive = tmp_path / "corpora" / "wordnet.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("wordnet/adj.exc", LISTS["adj.exc"])
+    content = bytearray(archive.read_bytes())
+    content[60:70] = bytes(10)
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{archive} is not a whole .zip file")):
+        stemmer("porter-wordnet", None)
+
+
 def test_without_lists_the_error_names_the_ways_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

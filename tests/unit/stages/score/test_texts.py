@@ -50,6 +50,11 @@ def test_fields_of_jsonl(tmp_path: Path) -> None:
     assert next(read_texts(path, REFERENCE_FIELDS)).text == "not this"
 
 
+def test_ids_that_pandas_made_floats_are_whole_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path / "x", '{"id": 7.0, "text": "x"}\n{"id": 8, "text": "y"}')
+    assert [one.id for one in read_texts(path, PREDICTION_FIELDS)] == ["7", "8"]
+
+
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "zst", "lz4"])
 def test_packed_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
@@ -71,6 +76,8 @@ def test_packed_files(tmp_path: Path, suffix: str) -> None:
         ("{}", "line 1: has none of the fields prediction, summary, text; it has none"),
         ('{"text": null}', "line 1: text: expected a text, found NoneType"),
         ('{"text": "x", "id": [1]}', r"line 1: id: expected a text or a number, found \[1\]"),
+        ('{"text": "x", "id": 1.5}', "line 1: id: expected a text or a number, found 1.5"),
+        ('{"text": "x", "id": Infinity}', "line 1: id: expected a text or a number, found inf"),
         ('{"text": "x", "id": true}', "line 1: id: expected a text or a number, found True"),
         ('{"text": "x", "document": 3}', "line 1: document: expected a text, found int"),
         ('{"text": ' + "[" * 100_000, "line 1: cannot be read"),
@@ -135,9 +142,12 @@ def test_documents_may_stand_beside_predictions(tmp_path: Path) -> None:
             jsonl({"id": "a", "text": "one"}),
             r"row 1: its id is 'b' in .*p \(line 1\) and 'a' in .*r \(line 1\)",
         ),
-        ("x\ny", jsonl({"id": 1, "text": "a"}, {"id": 1, "text": "b"}), "line 2: the id '1' is there twice"),
-        ("x\ny", jsonl({"text": "one", "document": "d"}, {"text": "two"}), "line 2: has no document, unlike"),
-        ("x\ny", jsonl({"text": "one"}, {"text": "two", "document": "d"}), "line 2: has a document, unlike"),
+        ("x\ny", jsonl({"id": 1, "text": "a"}, {"id": 1, "text": "b"}), "r, line 2: the id '1' is"),
+        (jsonl({"id": 1, "text": "a"}, {"id": 1, "text": "b"}), "x\ny", "p, line 2: the id '1' is"),
+        ("x\ny", jsonl({"text": "one", "document": "d"}, {"text": "two"}), "r, line 2: has no document"),
+        (jsonl({"text": "one", "document": "d"}, {"text": "two"}), "x\ny", "p, line 2: has no document"),
+        (jsonl({"text": "one"}, {"text": "two", "document": "d"}), "x\ny", "p, line 2: has a document"),
+        ("x\ny", jsonl({"text": "one"}, {"text": "two", "document": "d"}), "line 2: has a document"),
     ],
 )  # fmt: skip
 def test_files_that_are_not_of_the_same_rows(

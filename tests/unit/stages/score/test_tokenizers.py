@@ -28,6 +28,11 @@ HINDI = "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902"
         ("\uc548\ub155 \uc138\uacc4", ["\uc548\ub155", "\uc138\uacc4"]),
         ("snake_case \U0001f600 \u00a5\uff11", ["snake", "case", "1"]),
         (" \n", []),
+        # How a character looks is no part of a word, and a mark of no letter is none.
+        ("I love it \u2764\ufe0f", ["i", "love", "it"]),
+        ("1\ufe0f\u20e3 x\U000e0100", ["1", "x"]),
+        ("don\u00b4t \u00a8x \u0301", ["don", "t", "x"]),
+        ("\u0e34 \u102d", ["\u0e34", "\u102d"]),  # of scripts without blanks each is a word
     ],
 )  # fmt: skip
 def test_unicode_keeps_all_letters(text: str, expected: list[str]) -> None:
@@ -44,5 +49,4 @@ def test_ascii_is_rouge_score_s(text: str) -> None:
     [("Plain, 42.", (5, 0)), ("caf\u00e9!", (4, 1)), (f"{MOSCOW} x", (7, 6)), ("", (0, 0))],
 )  # fmt: skip
 def test_dropped_letters_are_counted(text: str, expected: tuple[int, int]) -> None:
-    assert letters(text, "ascii") == expected
-    assert letters(text, "unicode") == (expected[0], 0)
+    assert letters(text) == expected
