@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pipeline import lease
 from pipeline.artifact import RunDir
 from pipeline.cache import Cache
-from pipeline.distributed.world import job_id, limit_threads
+from pipeline.distributed.world import job_id, job_restarts, limit_threads
 from pipeline.errors import ConfigError, LaunchError, StaleArtifact
 from pipeline.files import write_atomic
 from pipeline.log import start_logging
@@ -21,7 +21,7 @@ from pipeline.provenance import utc_now
 from pipeline.runner import HashCache, Session, refuse_stale, run_stage
 from pipeline.slurm import ledger
 from pipeline.slurm.queue import jobs_of
-from pipeline.slurm.submit import refuse_another_recipe
+from pipeline.slurm.submit import OTHER_RECIPE, refuse_beside_jobs
 from pipeline.stage import Execution, Recipe
 
 _logger = logging.getLogger(__name__)
@@ -62,13 +62,12 @@ def carry_out(
             decision.stage.check(decision.stage.config(asked.recipe), asked.execution)
     for stage in redo:
         place.require_removable(stage)
-    if not is_recorded:
-        _spare_jobs(place)
+    _spare_jobs(place, is_recorded=is_recorded)
     place.root.mkdir(parents=True, exist_ok=True)
     limit_threads(asked.execution.threads)
     stop = StopFlag()
     stop.listen()
-    with lease.hold(place, job_id(), stop.check) as token:
+    with lease.hold(place, job_id(), stop.check, job_restarts()) as token:
         log_name = f"{utc_now().replace(':', '')}-{os.getpid()}.log"
         start_logging(place.logs("run") / log_name, console=True)
         place.sweep()
@@ -87,8 +86,10 @@ def carry_out(
         print(_NOTHING_LEFT)
 
 
-def _spare_jobs(run_dir: RunDir) -> None:
-    """Refuse to change the recipe of jobs that wait or run; without an answer of Slurm, only warn.
+def _spare_jobs(run_dir: RunDir, *, is_recorded: bool) -> None:
+    """Refuse to work beside jobs that wait or run; without an answer of Slurm, only warn.
+
+    They read the recipe when they start, and fail where somebody else holds the run.
 
     Raises:
         ConfigError: If there are such jobs.
@@ -100,10 +101,12 @@ def _spare_jobs(run_dir: RunDir) -> None:
         jobs = jobs_of(ledger.places(run_dir), submitted)
     except LaunchError as error:
         sys.stderr.write(
-            f"sumpipe: {error}; jobs of this run that wait or run would read the changed recipe.yaml\n"
+            f"sumpipe: {error}; jobs of this run that wait or run would read the changed recipe.yaml, "
+            "or find the run in use and fail\n"
         )
     else:
-        refuse_another_recipe(run_dir, jobs)
+        why = "which would find it in use and fail" if is_recorded else OTHER_RECIPE
+        refuse_beside_jobs(run_dir, jobs, why)
 
 
 def _checked(decisions: list[Decision], run_dir: RunDir) -> list[Decision]:

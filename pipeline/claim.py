@@ -57,6 +57,10 @@ class Claim:
             time.sleep(_POLL_SECONDS)
         return True
 
+    def supersede(self) -> None:
+        """Remove the marker of a holder that has no right to it any more, though it may live."""
+        self._lease.force_break()
+
     def release(self) -> None:
         """Give it up; does nothing if it is not held."""
         self._lease.release()

@@ -61,6 +61,9 @@ CacheDir = Annotated[
         "--cache-dir", help="Folder that runs share finished data in; default $SUMPIPE_CACHE_DIR."
     ),
 ]
+RestartFrom = Annotated[
+    str | None, typer.Option("--restart-from", help="Delete this stage and all after it first.")
+]
 DEFAULT_PROFILE = "zero2"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -132,10 +135,7 @@ def build_app(
         first: Annotated[str | None, typer.Option("--from", help="First stage to do.")] = None,
         last: Annotated[str | None, typer.Option("--to", help="Last stage to do.")] = None,
         only: Annotated[str | None, typer.Option("--only", help="The one stage to do.")] = None,
-        restart_from: Annotated[
-            str | None,
-            typer.Option("--restart-from", help="Delete this stage and all after it, then run."),
-        ] = None,
+        restart_from: RestartFrom = None,
         processes: Processes = None,
         ds_config: Profile = DEFAULT_PROFILE,
         cache: CacheDir = None,
@@ -148,7 +148,7 @@ def build_app(
         if only and (first or last):
             raise ConfigError("--only goes without --from and --to")
         selected = select(stages, only or first, only or last)
-        redo = [stage.name for stage in select(stages, restart_from, None)] if restart_from else []
+        redo = stages_from(stages, restart_from)
         execution = _execution(processes, ds_config)
         place = new_or_own(run_dir)
         hash_file = HashCache(place.hash_cache)
@@ -214,7 +214,7 @@ def build_app(
         in_json: AsJson = False,
         deep: Annotated[bool, typer.Option("--deep", help="Verify every checksum.")] = False,
     ) -> None:
-        """Show state, progress and metrics of each stage."""
+        """Show state, progress and metrics of each stage, and its Slurm job with why it ended."""
         state = run_state([stage.name for stage in stages], run_dir, deep=deep)
         if in_json:
             print(json.dumps(state, indent=2))
@@ -232,6 +232,11 @@ def build_app(
     for add_command in commands:
         add_command(app)
     return app
+
+
+def stages_from(stages: Sequence[Stage], first: str | None) -> list[str]:
+    """Name a stage, as `--restart-from` gives it, and all after it; none if it was not given."""
+    return [stage.name for stage in select(stages, first, None)] if first else []
 
 
 def _sharded(stages: Sequence[Stage]) -> list[str]:

@@ -75,6 +75,17 @@ def write_error(log_dir: Path, rank: int, error: BaseException) -> None:
     write_json(rank_file(log_dir, rank, "error"), record)
 
 
+def causes(log_dir: Path) -> tuple[list[JSON], list[JSON]]:
+    """Return what ranks of a launch wrote when they ended: what went wrong, and who only lost another rank.
+
+    Each in order: a mistake that is explained to the user before others, then the first before later ones.
+    """
+    errors: list[JSON] = [read_json(path) for path in log_dir.glob("rank*.error")]
+    errors.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
+    own = [error for error in errors if not error["is_lost_peer"]]
+    return own, [error for error in errors if error["is_lost_peer"]]
+
+
 def launch_command(
     rank_module: str,
     stage: str,
@@ -242,13 +253,9 @@ def _failure(
 
     Where nobody died in silence and each rank blames another, the one that did so first is shown.
     """
-    errors: list[JSON] = [read_json(path) for path in sorted(log_dir.glob("rank*.error"))]
-    causes = [error for error in errors if not error["is_lost_peer"]] or (
-        errors if not silent else []
-    )
-    causes.sort(key=lambda error: (not error["is_for_people"], error["time_s"]))
-    if causes:
-        first = causes[0]
+    own, lost_peers = causes(log_dir)
+    if found := own or ([] if silent else lost_peers):
+        first = found[0]
         log = rank_file(log_dir, first["rank"], "log")
         failure = LaunchError(f"{stage}, rank {first['rank']}: {first['message']}\nLog: {log}")
         failure.exit_code = 1 if first["exit_code"] == EXIT_PREEMPTED else first["exit_code"]

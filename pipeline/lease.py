@@ -29,7 +29,10 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def hold(
-    run_dir: RunDir, job: str | None, poll: Callable[[], None] = lambda: None
+    run_dir: RunDir,
+    job: str | None,
+    poll: Callable[[], None] = lambda: None,
+    restarts: int = 0,
 ) -> Iterator[str]:
     """Hold the run directory; yields the token that `require` checks.
 
@@ -37,34 +40,47 @@ def hold(
         run_dir: The run to work in.
         job: The scheduler's job id, to tell a second process who is here.
         poll: Called again and again while it waits for a dead holder; may raise.
+        restarts: How often that job was started again.
 
     Raises:
         RunDirInUse: If a living process holds it, with its host, pid, job and the ways out. A dead
             holder on this host is replaced at once, one on another host, or in a container with processes
-            of its own, after LEASE_SECONDS.
+            of its own, after LEASE_SECONDS. An earlier start of this job is superseded at once.
     """
     claim = Claim(run_dir.lease, LEASE_SECONDS)
     if not claim.take():
-        _wait_for_silent_holder(claim, run_dir, poll)
+        _replace_holder(claim, run_dir, poll, job, restarts)
     try:
         token = claim.token
         if token is None:
             raise RunDirInUse(_who(run_dir))
         holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
-        write_json(run_dir.holder, {**holder, "pid_namespace": _pid_namespace()})
+        place = {"pid_namespace": _pid_namespace(), "restarts": restarts}
+        write_json(run_dir.holder, {**holder, **place})
         yield token
     finally:
         claim.release()
 
 
-def _wait_for_silent_holder(claim: Claim, run_dir: RunDir, poll: Callable[[], None]) -> None:
-    """Take over from a holder on another host, or one without a name, if it stays silent.
+def _replace_holder(
+    claim: Claim, run_dir: RunDir, poll: Callable[[], None], job: str | None, restarts: int
+) -> None:
+    """Take over from an earlier start of this job, or from one who stays silent on another host or unnamed.
 
     Raises:
-        RunDirInUse: If it lives, as a named one on this host does.
+        RunDirInUse: If somebody else lives, as a named one on this host does.
     """
     holder = current_holder(run_dir)
-    if holder is not None and _is_here(holder):
+    if holder is not None and job == holder["job"] and restarts > holder.get("restarts", 0):
+        _logger.warning(
+            "%s: takes over from an earlier start of job %s, on host %s, which Slurm has given up; should it "
+            "still run there, it commits nothing more",
+            *(run_dir.root, job, holder["host"]),
+        )
+        claim.supersede()
+        if claim.take():
+            return
+    elif holder is not None and _is_here(holder):
         raise RunDirInUse(_who(run_dir))
     _logger.warning("%s Waiting %.0f s for a sign of life.", _who(run_dir), LEASE_SECONDS)
     if not claim.take(LEASE_SECONDS + 5, poll):

@@ -141,8 +141,12 @@ def _show_queue(stages: Sequence[JSON], queue: JSON) -> None:
         print(f"the queue is not known: {queue['fault']}")
     for name in [stage["stage"] for stage in stages if stage["state"] != "done"]:
         job = queue["jobs"].get(name)
-        if job is not None and job["verdict"]:
+        if job is None:
+            continue
+        if job["verdict"]:
             print(f"{name}: job {job['job']} last ended so: {job['verdict']}; log {job['log']}")
+        elif Path(job["log"]).is_file():
+            print(f"{name}: log of job {job['job']}: {job['log']}")
 
 
 def _row(stage: JSON) -> tuple[str, str, str, str, str]:

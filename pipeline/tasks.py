@@ -14,7 +14,14 @@ from pipeline.cache import Cache
 from pipeline.claim import LEASE_SECONDS
 from pipeline.config import load_yaml, validate
 from pipeline.distributed.presence import rank_file
-from pipeline.distributed.world import World, cache_dir, job_id, limit_threads, use_one_gpu
+from pipeline.distributed.world import (
+    World,
+    cache_dir,
+    job_id,
+    job_restarts,
+    limit_threads,
+    use_one_gpu,
+)
 from pipeline.errors import Preempted
 from pipeline.files import write_atomic
 from pipeline.join import join
@@ -58,6 +65,7 @@ def carry_out(
     left = rank_file(log_dir, world.rank, "left")
     if not world.is_first:
         left.unlink(missing_ok=True)
+        write_atomic(rank_file(log_dir, world.rank, "helps"), "")
         # Stopped, a helper leaves as if all were done: a launcher takes another exit code for a failure and
         # kills the first task, which has yet to finish its shard and to say that it was preempted.
         with contextlib.suppress(Preempted):
@@ -100,7 +108,7 @@ def held(run_dir: RunDir, stage: str, stop: StopFlag) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            token = stack.enter_context(lease.hold(run_dir, job_id(), stop.check))
+            token = stack.enter_context(lease.hold(run_dir, job_id(), stop.check, job_restarts()))
         except Preempted as stopped:
             record_preemption(run_dir, stage, str(stopped), None)
             raise

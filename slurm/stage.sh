@@ -36,7 +36,9 @@ export MASTER_ADDR MASTER_PORT
 # ends the others, which might wait for it in a collective.
 cpus=${SLURM_CPUS_PER_TASK:-1}
 per_node=${SLURM_NTASKS_PER_NODE:-1}
-rank=(stages.rank "$stage" --run-dir "$run_dir" --ds-config "$ds_config")
+tasks=${SLURM_NTASKS:-$((SLURM_NNODES * per_node))}  # newer versions set it only where --ntasks was given
+log_dir=$run_dir/logs/$stage/job-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}  # pipeline.slurm.verdict looks there
+rank=(stages.rank "$stage" --run-dir "$run_dir" --ds-config "$ds_config" --log-dir "$log_dir")
 case ${SUMPIPE_SRUN_OPTIONS:-} in
   *$'\n'*)
     echo "SUMPIPE_SRUN_OPTIONS: has more than one line; write all options in one, with blanks between" >&2
@@ -47,7 +49,7 @@ read -ra extra <<<"${SUMPIPE_SRUN_OPTIONS:-}"
 # Signals reach every process of a task. One that comes before Python listens would end a rank, and look like
 # a failure; a launcher would die of any, and leave its ranks. So they are ignored until the ranks listen.
 # shellcheck disable=SC2016 # the task's own shell expands this
-one_a_task=(srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${extra[@]}"
+one_a_task=(srun --kill-on-bad-exit=1 --ntasks="$tasks" --cpus-per-task="$cpus" "${extra[@]}"
   bash -c 'trap "" TERM USR2; exec "$0" -m "$@"' "$python")
 # Both counts are needed: srun ignores --ntasks-per-node alone.
 # shellcheck disable=SC2016 # the number of the node is known on the node
@@ -81,11 +83,14 @@ esac
 # shellcheck disable=SC2317 # called by the trap
 forward() {
   interrupted=yes
+  signalled=(--signalled)
   # Where Slurm is ending the tasks already this fails, and scancel would try again for a minute.
   timeout 4 scancel --signal=USR2 "$SLURM_JOB_ID" 2>/dev/null &
 }
+signalled=()
 trap forward TERM USR2
-echo "$(date -u +%FT%TZ) $stage on $SLURM_NTASKS task(s) of $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}"
+echo "$(date -u +%FT%TZ) $stage on $tasks task(s) of $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0};" \
+  "logs of the ranks: $log_dir"
 "${command[@]}" &
 step=$!
 while :; do
@@ -114,10 +119,43 @@ await_slurm() {
   done
 }
 
+# Queue this job again, unless Slurm is ending it for a reason: cancelled, or queued again by itself. Past its time
+# limit, or preempted where Slurm does not queue it again (PreemptMode=CANCEL), it has nobody else to do so.
+# Slurm may be busy or restarting: it is asked for as long as a job has after the first warning, by default.
+return_to_queue() {
+  local attempt state preempted reason restarts ours=${SLURM_RESTART_COUNT:-0}
+  for attempt in {1..30}; do
+    [ "$attempt" -eq 1 ] || sleep 10
+    IFS='|' read -r state preempted reason restarts _ < <(timeout -k 5 60 squeue --all --noheader \
+      --jobs="$SLURM_JOB_ID" --Format='State:|,PreemptTime:|,Reason:|,RestartCnt:|')
+    if [ -z "$state" ]; then
+      echo "sumpipe: no answer of squeue on job $SLURM_JOB_ID (attempt $attempt of 30, one each 10 s)"
+      continue
+    fi
+    if [ "${restarts:-$ours}" != "$ours" ]; then
+      echo "sumpipe: job $SLURM_JOB_ID was queued again by Slurm (restart $restarts)"
+      return
+    fi
+    case $state:$reason:$preempted in
+      RUNNING:* | SIGNALING:* | *:TimeLimit:* | *:[0-9]*)
+        echo "sumpipe: job $SLURM_JOB_ID goes back to the queue"
+        timeout -k 5 60 scontrol requeue "$SLURM_JOB_ID" && return
+        echo "sumpipe: scontrol did not queue job $SLURM_JOB_ID again (attempt $attempt of 30, one each 10 s)"
+        ;;
+      *)
+        echo "sumpipe: job $SLURM_JOB_ID is not queued again here, as Slurm is ending it ($state, $reason);" \
+          "its work is saved"
+        return
+        ;;
+    esac
+  done
+  echo "sumpipe: Slurm did not queue job $SLURM_JOB_ID again; its work is saved: submit again" >&2
+}
+
 # Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does. Nor does it
 # tell a rank that failed from one that lost its peers with a node.
 trap '' TERM USR2
-ask=("$python" -m pipeline.slurm.verdict "$run_dir" "$stage" "$code")
+ask=("$python" -m pipeline.slurm.verdict "${signalled[@]}" "$run_dir" "$stage" "$code")
 "${ask[@]}"
 verdict=$?
 if [ "$verdict" -eq 1 ] && [ "$SLURM_NNODES" -gt 1 ]; then
@@ -129,17 +167,5 @@ if [ "$verdict" -eq 1 ] && [ "$SLURM_NNODES" -gt 1 ]; then
     [ "$verdict" -ne 75 ] || await_slurm
   fi
 fi
-if [ "$verdict" -eq 75 ]; then
-  # A job that is being ended is ending for a reason: cancelled, or queued again by Slurm itself. Past its time
-  # limit, or preempted where Slurm does not queue it again (PreemptMode=CANCEL), it has nobody else to do so.
-  IFS='|' read -r state preempted reason _ < <(squeue --all --noheader --jobs="$SLURM_JOB_ID" \
-    --Format='State:|,PreemptTime:|,Reason:|')
-  case $state:$reason:$preempted in
-    RUNNING:* | *:TimeLimit:* | *:[0-9]*)
-      echo "sumpipe: job $SLURM_JOB_ID goes back to the queue"
-      scontrol requeue "$SLURM_JOB_ID" ||
-        echo "sumpipe: Slurm did not queue job $SLURM_JOB_ID again; its work is saved: submit again" >&2
-      ;;
-  esac
-fi
+[ "$verdict" -ne 75 ] || return_to_queue
 exit "$verdict"

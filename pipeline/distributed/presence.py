@@ -39,8 +39,14 @@ _HERE = _Here()
 
 
 def rank_file(log_dir: Path, rank: int, kind: str) -> Path:
-    """Return the path of a rank's `log`, `pid`, `where` or `error` file."""
+    """Return the path of a rank's file of a kind: log, pid, where, error, helps or left."""
     return log_dir / f"rank{rank:04d}.{kind}"
+
+
+def lost_helpers(log_dir: Path) -> list[int]:
+    """Return the tasks of a launch that began to help and did not leave: they were killed, or still run."""
+    ranks = [int(path.stem.removeprefix("rank")) for path in sorted(log_dir.glob("rank*.helps"))]
+    return [rank for rank in ranks if not rank_file(log_dir, rank, "left").exists()]
 
 
 def mark(place: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import LaunchError
+from pipeline.errors import ConfigError, LaunchError
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -132,6 +132,17 @@ def job_id() -> str | None:
 def job_restarts() -> int:
     """Return how often the scheduler has started this job again; 0 outside a job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def require_launch_settings() -> None:
+    """Raise ConfigError if a job would refuse what the environment says of how its ranks are started."""
+    launcher = os.environ.get("SUMPIPE_LAUNCHER") or "srun"
+    if launcher not in ("srun", "deepspeed", "torchrun"):
+        raise ConfigError(f"SUMPIPE_LAUNCHER={launcher!r}: choose srun, deepspeed or torchrun")
+    if "\n" in os.environ.get("SUMPIPE_SRUN_OPTIONS", ""):
+        raise ConfigError(
+            "SUMPIPE_SRUN_OPTIONS: has more than one line; write all options in one, with blanks between"
+        )
 
 
 def slurm_environment() -> dict[str, str]:

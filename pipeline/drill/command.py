@@ -13,7 +13,7 @@ import typer
 from pipeline.cli import DEFAULT_PROFILE, AddCommand, AsJson, Profile
 from pipeline.config import validate
 from pipeline.distributed.profile import find_profile
-from pipeline.distributed.world import thread_count, visible_gpus
+from pipeline.distributed.world import require_launch_settings, thread_count, visible_gpus
 from pipeline.drill.cluster import Cluster
 from pipeline.drill.folder import emptied
 from pipeline.drill.launcher import Launcher
@@ -182,6 +182,7 @@ def _write(report: Report, path: Path) -> None:
 def _cluster(
     stages: Sequence[Stage], flags: Options, site: Path | None, ds_config: str, python: str
 ) -> Cluster:
+    require_launch_settings()
     site_options = read_site(site)
     needs = {stage.name: need_of(stage, site_options, flags) for stage in stages}
     group = next(stage for stage in stages if stage.launch is Launch.GROUP)

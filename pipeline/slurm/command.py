@@ -12,10 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.artifact import new_or_own, require_run_dir
-from pipeline.cli import DEFAULT_PROFILE, AddCommand, Overrides, Profile, RecipeName, RunPath
+from pipeline.cli import (
+    DEFAULT_PROFILE,
+    AddCommand,
+    Overrides,
+    Profile,
+    RecipeName,
+    RestartFrom,
+    RunPath,
+    stages_from,
+)
 from pipeline.config import JSON, validate
 from pipeline.distributed.profile import find_profile
-from pipeline.distributed.world import thread_count
+from pipeline.distributed.world import require_launch_settings, thread_count
 from pipeline.errors import ConfigError
 from pipeline.planner import plan
 from pipeline.provenance import CHECKOUT
@@ -26,7 +35,7 @@ from pipeline.slurm.sbatch import Place
 from pipeline.slurm.submit import Order, cancel, dry_run, submit
 from pipeline.stage import Execution, Recipe, Stage
 
-_SHARED = "Stages that many tasks can share: "
+_SHARED = "finetune and generate: "
 _ALL = "All jobs: "
 
 Site = Annotated[
@@ -51,7 +60,10 @@ Cpus = Annotated[
 ]
 Memory = Annotated[str | None, typer.Option("--mem-per-cpu", help=f"{_ALL}memory; default 4G.")]
 Time = Annotated[
-    str | None, typer.Option("--time", help=f"{_ALL}limit as MINUTES, H:MM:SS or D-HH:MM:SS.")
+    str | None,
+    typer.Option(
+        "--time", help=f"{_ALL}limit as MINUTES, H:MM:SS or D-HH:MM:SS; default the partition's."
+    ),
 ]
 Partition = Annotated[str | None, typer.Option("--partition", help=f"{_ALL}partition.")]
 Account = Annotated[str | None, typer.Option("--account", help=f"{_ALL}account.")]
@@ -101,6 +113,7 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
             constraint: Constraint = None,
             sbatch: Extra = None,
             python: Python = None,
+            restart_from: RestartFrom = None,
             dry: Annotated[
                 bool, typer.Option("--dry-run", help="Only print the commands.")
             ] = False,
@@ -111,18 +124,27 @@ def slurm_commands(stages: Sequence[Stage], recipe_type: type[Recipe]) -> AddCom
             site_options = read_site(site)
             resolved, text = resolve(recipe_type, recipe, overrides or [])
             own = new_or_own(run_dir)
+            if run_dir.absolute() != own.root:
+                sys.stderr.write(
+                    f"sumpipe: {run_dir} leads to {own.root}: jobs get that name, under which all nodes "
+                    "have to see it\n"
+                )
             profile = find_profile(ds_config)
             needs = {stage.name: need_of(stage, site_options, flags) for stage in stages}
             hash_file = HashCache(own.hash_cache)
-            look = functools.partial(plan, stages, resolved, own, hash_file)
+            redo = stages_from(stages, restart_from)
+            look = functools.partial(plan, stages, resolved, own, hash_file, None, redo)
             decisions = look()
             refuse_stale(decisions, own)
+            for name in redo:
+                own.require_removable(name)
+            require_launch_settings()
             for stage in (item.stage for item in decisions if item.is_to_do):
                 if stage.check is not None:
                     execution = Execution(needs[stage.name].tasks, thread_count(), profile)
                     stage.check(stage.config(resolved), execution)
             place = Place(CHECKOUT, interpreter(python), own.root, profile)
-            order = Order(text, place, needs, [stage.name for stage in stages])
+            order = Order(text, place, needs, [stage.name for stage in stages], redo)
             if dry:
                 dry_run(decisions, order)
             else:

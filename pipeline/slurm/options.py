@@ -27,6 +27,7 @@ OWNED = {
     *("--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "-c", "--wrap", "--wait", "-W"),
     *("--no-requeue", "--open-mode", "--gpus-per-task", "--gpu-bind", "--ntasks-per-gpu"),
     *("--help", "-h", "--usage", "-u", "--version", "-V", "--clusters", "-M"),
+    *("--time", "-t", "--time-min"),
 }
 """Options of sbatch that are set here, or that would break what is done here."""
 
@@ -55,7 +56,10 @@ def _sbatch_words(value: str) -> str:
         is_long = word.startswith("--")
         name = word.partition("=")[0] if is_long else word[:2]
         if name in OWNED or (is_long and any(owned.startswith(name) for owned in OWNED)):
-            raise ValueError(f"{name} is set by submit itself, or would break its chain")
+            raise ValueError(
+                f"{name} is set by submit itself, or would break its chain; leave it out, or give the "
+                "option of submit if there is one (`sumpipe submit --help`)"
+            )
         if _is_signal(word) and _warning(word) is None:
             raise ValueError(
                 f"{word}: tasks stop and save on USR2 alone, and have to get it themselves; give "

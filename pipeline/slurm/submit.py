@@ -39,6 +39,8 @@ class Order(NamedTuple):
     """By stage."""
     stages: Sequence[str]
     """All of the graph, in order."""
+    redo: Sequence[str] = ()
+    """Stages whose work is deleted first."""
 
 
 class Link(NamedTuple):
@@ -120,10 +122,8 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
     with _alone(run_dir):
         jobs = jobs_of(ledger.places(run_dir), order.stages)
         decisions = look()
-        refuse_stale(
-            decisions, run_dir
-        )  # another process may have finished work since the caller looked
-        _settle(order.text, run_dir, jobs)
+        refuse_stale(decisions, run_dir)  # another process may have worked since the caller looked
+        _settle(order, run_dir, jobs)
         links = chain(decisions, jobs)
         run_dir.logs("slurm").mkdir(parents=True, exist_ok=True)
         for item in decisions:
@@ -141,7 +141,11 @@ def submit(look: Callable[[], Sequence[Decision]], run_dir: RunDir, order: Order
                 print(f"{stage:9} job {job.id} is there already: {job}{_OTHER if is_other else ''}")
                 after = job.id
                 continue
-            number = queue_job(command)
+            try:
+                number = queue_job(command)
+            except LaunchError as error:
+                stay = "; the jobs before it stay: submit again, or take them back with `sumpipe cancel`"
+                raise LaunchError(f"{stage}: {error}{stay if after else ''}") from error
             ledger.note_job(run_dir, stage, number, command)
             print(f"{stage:9} job {number}" + (f", after {after}" if after else ""))
             after = number
@@ -165,8 +169,17 @@ def cancel(run_dir: RunDir, stages: Sequence[str]) -> None:
         print(f"{stage:9} job {job.id} cancelled; it was {job}")
 
 
-def refuse_another_recipe(run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
-    """Refuse to change recipe.yaml under jobs, which read it when they start.
+OTHER_RECIPE = "which would read another recipe"
+"""Why a recipe is not changed under jobs: they read recipe.yaml when they start."""
+
+
+def refuse_beside_jobs(run_dir: RunDir, jobs: Mapping[str, Job], why: str) -> None:
+    """Refuse to do what jobs of a run would suffer from.
+
+    Args:
+        run_dir: The run.
+        jobs: Of the run, ended ones too.
+        why: What would happen to them.
 
     Raises:
         ConfigError: If any of these jobs wait or run.
@@ -175,7 +188,7 @@ def refuse_another_recipe(run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
     if active:
         told = ", ".join(f"{stage} (job {job.id}, {job.state})" for stage, job in active.items())
         raise ConfigError(
-            f"{run_dir.root}: jobs of this run with another recipe are in the queue: {told}; take them back "
+            f"{run_dir.root}: jobs of this run wait or run, {why}: {told}; take them back "
             f"with `sumpipe cancel {shlex.quote(str(run_dir.root))}` first, or choose another --run-dir"
         )
 
@@ -204,17 +217,22 @@ def _alone(run_dir: RunDir) -> Iterator[None]:
         claim.release()
 
 
-def _settle(text: str, run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
-    """Make recipe.yaml what is asked for; a job reads it when it starts.
+def _settle(order: Order, run_dir: RunDir, jobs: Mapping[str, Job]) -> None:
+    """Make recipe.yaml what is asked for, as a job reads it when it starts; delete what is to be redone.
 
     Raises:
-        ConfigError: If jobs wait or run that were submitted with another.
+        ConfigError: If jobs wait or run that were submitted with another, or work on what would be deleted.
         RunDirInUse: If somebody else works in the run directory.
     """
-    if not run_dir.has_recipe(text):
-        refuse_another_recipe(run_dir, jobs)
+    if order.redo:
+        refuse_beside_jobs(run_dir, jobs, "which may work on what --restart-from deletes")
+    if not run_dir.has_recipe(order.text):
+        refuse_beside_jobs(run_dir, jobs, OTHER_RECIPE)
     if any(job.is_active for job in jobs.values()):  # one of them may hold the run
         return
     # Held for a moment only: the first job may start before this command is over.
     with lease.hold(run_dir, job_id()):
-        write_atomic(run_dir.recipe, text)
+        for stage in reversed(order.redo):
+            run_dir.remove(stage)
+            print(f"{stage:9} is removed, as --restart-from asks")
+        write_atomic(run_dir.recipe, order.text)

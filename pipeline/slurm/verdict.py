@@ -1,9 +1,10 @@
-"""How a job ended: `python -m pipeline.slurm.verdict RUN_DIR STAGE SRUN_CODE [SILENT_NODE...]`, after srun.
+"""How a job ended: `python -m pipeline.slurm.verdict [--signalled] RUN_DIR STAGE SRUN_CODE [SILENT_NODE...]`.
 
-Goes by what the ranks left in the run directory, for srun's code cannot tell a preemption from a failure:
-with --kill-on-bad-exit one rank's 75 may become 137. Nodes that no longer answer are named by who asked
-them, since ranks that lost their peers leave the same traces as ranks that failed. Exit codes: 0 the stage
-is committed, 75 queue the job again, 1 failed, 2 wrong usage.
+Asked after srun. Goes by what the ranks left in the run directory, for srun's code cannot tell a preemption
+from a failure: with --kill-on-bad-exit one rank's 75 may become 137, and the others get TERM, as from a
+preemption; `--signalled` says that the batch script got such a signal too. Nodes that no longer answer are
+named by who asked them, since ranks that lost their peers leave the same traces as ranks that failed. Exit
+codes: 0 the stage is committed, 75 queue the job again, 1 failed, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from pipeline.artifact import RunDir, require_run_dir
 from pipeline.config import JSON
+from pipeline.distributed.presence import lost_helpers
 from pipeline.distributed.world import job_id, job_restarts
 from pipeline.errors import (
     EXIT_DONE,
@@ -26,6 +28,7 @@ from pipeline.errors import (
     for_people,
 )
 from pipeline.files import read_json
+from pipeline.launch import causes
 from pipeline.slurm import ledger
 
 FRUITLESS_RESTARTS = 3
@@ -48,6 +51,10 @@ class Ending(NamedTuple):
     """Nodes of this job that no longer answer."""
     progress: JSON | None = None
     """The last that the stage told of its progress."""
+    failure: str | None = None
+    """What went wrong in a rank of this start, for which the others were stopped."""
+    hint: str = "it is not known what the ranks left"
+    """What else may explain the end of this start, in words."""
 
 
 class Verdict(NamedTuple):
@@ -73,15 +80,18 @@ def judge(end: Ending) -> Verdict:
             return Verdict(EXIT_FAILED, reason, reached, fruitless)
         return Verdict(EXIT_DONE, "is committed", reached, fruitless)
     left = end.preempted
-    if left is not None and _is_of(left, end):
+    is_ours = left is not None and _is_of(left, end)
+    if left is not None and is_ours and end.failure is None:
         reason, told = left["reason"], left.get("progress")
     elif end.silent_nodes:
         reason, told = f"no answer of {', '.join(end.silent_nodes)}", end.progress
     else:
         traces = "nothing is committed, no preemption recorded"
-        if left is not None:
+        if is_ours:
+            traces = "the other ranks stopped for it with their work saved"
+        elif left is not None:
             traces += f" (preempted.json is of job {left['job']}, {left['stage']})"
-        reason = f"srun ended with code {end.srun_code}: {traces}"
+        reason = f"{end.failure or end.hint}; srun ended with code {end.srun_code}: {traces}"
         return Verdict(EXIT_FAILED, reason, reached, fruitless)
 
     progress = told or {"done": 0, "total": 0, "unit": "steps"}
@@ -103,6 +113,42 @@ def _is_of(left: JSON, end: Ending) -> bool:
     return found == (end.stage, end.job, end.restart_count)
 
 
+def what_ranks_left(log_dir: Path, left: JSON | None, *, signalled: bool) -> tuple[str | None, str]:
+    """Return what went wrong in a rank of a start of a job, and what else may explain its end; in words.
+
+    A TERM that the batch script did not get comes from srun, which ends the others when a task has failed; a
+    helper that was killed leaves no word of its own then.
+
+    Args:
+        log_dir: Of that start alone.
+        left: What was left of the last preemption.
+        signalled: Whether the batch script was signalled.
+    """
+    own, lost_peers = causes(log_dir)
+    if own:
+        return _quoted(own[0]), ""
+    by_srun = left is not None and "SIGTERM" in left["reason"] and not signalled
+    if by_srun and (killed := lost_helpers(log_dir)):
+        ranks = ", ".join(map(str, killed))
+        return f"rank {ranks}: ended without a word: killed, often for want of memory", ""
+    if lost_peers:
+        return None, (
+            f"{_quoted(lost_peers[0])} (a rank that left no word was killed, often for want of memory)"
+        )
+    if not any(log_dir.glob("rank*.pid")):
+        return None, "no rank began, and the job's log says why"
+    return None, "no rank left word: killed, often for want of memory"
+
+
+def _quoted(error: JSON) -> str:
+    return f"rank {error['rank']}: {' '.join(error['message'].split())}"
+
+
+def log_folder(run_dir: RunDir, stage: str, job: str, restart_count: int) -> Path:
+    """Return where the ranks of a start of a job log; stage.sh names it."""
+    return run_dir.logs(stage) / f"job-{job}.{restart_count}"
+
+
 def conclude(
     run_dir: RunDir,
     stage: str,
@@ -110,6 +156,8 @@ def conclude(
     job: str,
     restart_count: int,
     silent_nodes: Sequence[str] = (),
+    *,
+    signalled: bool = False,
 ) -> Verdict:
     """Decide by the run directory, and remember it there unless the stage is committed.
 
@@ -121,19 +169,24 @@ def conclude(
     before = [
         entry
         for entry in ledger.verdicts(run_dir)
-        if entry["job"] == job and entry["restart_count"] != restart_count
+        if entry["job"] == job and entry["restart_count"] < restart_count
     ]
     progress = run_dir.progress(stage)
+    left = read_json(run_dir.preempted) if run_dir.preempted.is_file() else None
+    logs = log_folder(run_dir, stage, job, restart_count)
+    failure, hint = what_ranks_left(logs, left, signalled=signalled)
     end = Ending(
         stage,
         job,
         restart_count,
         srun_code,
         run_dir.artifact(stage) is not None,
-        read_json(run_dir.preempted) if run_dir.preempted.is_file() else None,
-        before[-1] if before else None,
+        left,
+        max(before, key=lambda entry: entry["restart_count"], default=None),
         silent_nodes,
         read_json(progress) if progress.is_file() else None,
+        failure,
+        hint,
     )
     verdict = judge(end)
     if verdict.code != EXIT_DONE:
@@ -145,16 +198,21 @@ def conclude(
 def main(argv: Sequence[str]) -> int:
     """Say how this job ended and return the exit code."""
     try:
-        if len(argv) < 3 or not argv[2].isdecimal():
+        signalled = argv[:1] == ["--signalled"]
+        words = argv[signalled:]
+        if len(words) < 3 or not words[2].isdecimal():
             raise ConfigError(
-                f"verdict: expected RUN_DIR STAGE SRUN_CODE [SILENT_NODE...], got {' '.join(argv)!r}"
+                "verdict: expected [--signalled] RUN_DIR STAGE SRUN_CODE [SILENT_NODE...], got "
+                f"{' '.join(argv)!r}"
             )
         job = job_id()
         if job is None:
             raise ConfigError("verdict: SLURM_JOB_ID is not set; it is asked inside a job")
-        root, stage, srun_code, *silent = argv
+        root, stage, srun_code, *silent = words
         run_dir = require_run_dir(Path(root))
-        verdict = conclude(run_dir, stage, int(srun_code), job, job_restarts(), silent)
+        verdict = conclude(
+            run_dir, stage, int(srun_code), job, job_restarts(), silent, signalled=signalled
+        )
     except (PipelineError, OSError) as error:
         shown = for_people(error)
         if shown is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.distributed.presence import lost_helpers
 from tests.launching import TINY, copy_run, environment, result_bytes, sumpipe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.distributed, pytest.mark.slow]
@@ -55,6 +56,8 @@ def test_three_ranks_give_the_bytes_of_one_process(tmp_path: Path) -> None:
         process.send_signal(signal.SIGUSR2)
     words = [process.communicate(timeout=60)[0] for process in stopped]
     assert [process.returncode for process in stopped] == [75, 0], words
+    assert (logs / "rank0001.helps").is_file()
+    assert lost_helpers(logs) == []
     record = json.loads((shared / "preempted.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["job"], record["restart_count"]) == ("generate", "17", 2)
 

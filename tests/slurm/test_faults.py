@@ -145,9 +145,11 @@ def rows(run_dir: Path) -> list[str]:
     return [json.loads(line)["id"] for line in lines]
 
 
-def kill_rank(cluster: Cluster, run_dir: Path, job: str, rank: int) -> None:
-    """SIGKILL one rank of finetune."""
-    (pid_file,) = (run_dir / "logs" / "finetune").glob(f"*/rank{rank:04d}.pid")
+def kill_rank(
+    cluster: Cluster, run_dir: Path, job: str, rank: int, stage: str = "finetune"
+) -> None:
+    """SIGKILL one rank of a stage."""
+    (pid_file,) = (run_dir / "logs" / stage).glob(f"*/rank{rank:04d}.pid")
     pid = pid_file.read_text(encoding="ascii")
     if not cluster.isolated:
         os.kill(int(pid), signal.SIGKILL)
@@ -169,15 +171,16 @@ def take_all_nodes(cluster: Cluster) -> None:
     cluster.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1")
 
 
+def shards(run_dir: Path) -> int:
+    return len(list(run_dir.glob("generate.partial/shards-*/?????.jsonl")))
+
+
 def disturb_generation(cluster: Cluster, run_dir: Path, tell: Tell) -> None:
     """Signal the job of generate, and later take one of its nodes away; it is queued again each time."""
     job = runs.jobs(run_dir)["generate"]
 
-    def shards() -> int:
-        return len(list(run_dir.glob("generate.partial/shards-*/?????.jsonl")))
-
     def is_further(than: int) -> Callable[[], bool]:
-        return lambda: shards() > than or (run_dir / "generate").is_dir()
+        return lambda: shards(run_dir) > than or (run_dir / "generate").is_dir()
 
     faults: dict[str, Callable[[], object]] = {
         "signal before the time limit in generation": lambda: cluster.signal(job, "USR2"),
@@ -190,7 +193,7 @@ def disturb_generation(cluster: Cluster, run_dir: Path, tell: Tell) -> None:
         fault()
         cluster.wait_until(job, has_restarted(count), timeout=120)
         assert not (run_dir / "generate").is_dir(), "the moment was missed"
-        done = shards()
+        done = shards(run_dir)
         runs.wait_for(cluster, job, is_further(done), may_end=True)
         tell(name, time.monotonic() - started)
 
@@ -289,6 +292,24 @@ def test_a_killed_rank_is_a_failure_and_submit_goes_on(
     tell("SIGKILL of a rank, submitted again", seconds, lost)
     assert 0 < lost <= runs.CHECKPOINT_EVERY
     as_undisturbed(patient, run_dir, reference)
+
+
+def test_a_killed_helper_is_a_failure_and_submit_goes_on(
+    patient: Cluster, reference: Undisturbed, tmp_path: Path
+) -> None:
+    """Rank 0, which Slurm ends for it, saves its work and leaves word like one that was preempted."""
+    run_dir = runs.before("generate", reference(), tmp_path / "run")
+    runs.submit(patient, run_dir)
+    job = runs.jobs(run_dir)["generate"]
+    runs.wait_for(patient, job, lambda: shards(run_dir) > 0)
+    kill_rank(patient, run_dir, job, 3, "generate")
+    ended = patient.wait(job, timeout=120)
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0"), patient.report(ended)
+    assert "rank 3: ended without a word" in runs.sumpipe(patient, "status", run_dir)
+    patient.wait(runs.jobs(run_dir)["report"], "CANCELLED")
+    runs.submit(patient, run_dir)
+    runs.finish(patient, run_dir)
+    assert runs.made(run_dir) == runs.made(reference())
 
 
 def test_a_lost_node_in_training_is_done_without(

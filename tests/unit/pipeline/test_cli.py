@@ -44,7 +44,7 @@ OPTIONS = {
     "submit": {
         "recipe", "--run-dir", "--set", "--ds-config", "--site", "--nodes", "--gpus-per-node", "--gpu-type",
         "--tasks-per-node", "--cpus-per-task", "--mem-per-cpu", "--time", "--partition", "--account",
-        "--qos", "--constraint", "--sbatch", "--python", "--dry-run",
+        "--qos", "--constraint", "--sbatch", "--python", "--restart-from", "--dry-run",
     },
     "cancel": {"run_dir"},
     "drill": {

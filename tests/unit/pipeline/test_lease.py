@@ -102,6 +102,30 @@ def test_a_dead_holder_on_this_host_is_replaced_at_once(run_dir: RunDir) -> None
     assert time.monotonic() - started < 5
 
 
+def test_an_earlier_start_of_the_same_job_is_superseded_though_it_lives(run_dir: RunDir) -> None:
+    """Slurm took its node to be lost, and started the job on others."""
+    with other_process(run_dir, host="farnode"):
+        first = read_json(run_dir.holder)["token"]
+        started = time.monotonic()
+        with lease.hold(run_dir, "job17", restarts=1) as token:
+            lease.require(run_dir, token)
+            with pytest.raises(RunDirInUse, match="lost its hold"):
+                lease.require(run_dir, first)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("job", "restarts"), [("job17", 0), ("job18", 1), (None, 1)])
+def test_only_a_later_start_of_the_same_job_supersedes(
+    job: str | None, restarts: int, run_dir: RunDir
+) -> None:
+    with (
+        other_process(run_dir),
+        pytest.raises(RunDirInUse),
+        lease.hold(run_dir, job, restarts=restarts),
+    ):
+        pass
+
+
 def test_a_dead_holder_on_another_host_is_replaced_after_the_lease(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

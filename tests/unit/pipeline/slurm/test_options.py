@@ -132,6 +132,7 @@ def test_mistakes_in_a_site_file_are_named(tmp_path: Path, text: str, words: lis
         "--wrap=ls",
         "-a 0-3",
         "--no-requeue",
+        *("--time=00:05:00", "--tim=5", "-t5", "--time-min=1"),
         *("--help", "-h", "--usage", "-u", "--version", "-V", "-Mother", "--cluster=other"),
     ],
 )

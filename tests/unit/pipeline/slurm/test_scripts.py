@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifact import RunDir
 from pipeline.slurm.options import WARNING_SECONDS
+from pipeline.slurm.verdict import log_folder
 from tests.fakes.toy_stages import CHECKOUT, wait_until
 
 SLURM = CHECKOUT / "slurm"
@@ -64,7 +66,7 @@ def programs(no_slurm: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Put stand-ins in PATH: srun and the interpreter end with given codes, all note how they were called."""
 
     def make(
-        srun: str = "exit 0", verdict: int = 0, job: str = "RUNNING|N/A|None"
+        srun: str = "exit 0", verdict: int = 0, job: str = "RUNNING|N/A|None|0"
     ) -> dict[str, str]:
         log = shlex.quote(str(tmp_path / "calls"))
         note = f'echo "${{0##*/}} $*" >>{log}'
@@ -74,9 +76,11 @@ def programs(no_slurm: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
             "scancel": "exit 0",
             "scontrol": "case $2 in hostnames) echo n1; echo n2;; esac",
             "squeue": f"echo '{job}|'",
+            "sleep": "exit 0",
         }
         for name, body in bodies.items():
             program = no_slurm / name
+            program.unlink(missing_ok=True)
             program.write_text(f"#!{no_slurm}/bash\n{note}\n{body}\n", encoding="utf-8")
             program.chmod(0o755)
         return {**JOB, "PATH": str(no_slurm), "SUMPIPE_MASTER_ADDR": "127.0.0.1"}
@@ -114,7 +118,8 @@ def test_one_rank_is_one_task(programs: Programs, calls: Calls, tmp_path: Path) 
     assert run(programs(), tmp_path).returncode == 0
     run_dir = tmp_path / "it's my $run"
     (srun,) = [call for call in calls() if call.startswith("srun")]
-    assert srun.startswith("srun --kill-on-bad-exit=1 --cpus-per-task=3 bash -c ")
+    assert srun.startswith("srun --kill-on-bad-exit=1 --ntasks=4 --cpus-per-task=3 bash -c ")
+    assert srun.endswith(f"--log-dir {log_folder(RunDir(run_dir), 'finetune', '1234', 0)}")
     assert f"python -m pipeline.slurm.verdict {run_dir} finetune 0" in calls()
 
 
@@ -165,6 +170,17 @@ def test_options_of_srun_on_two_lines_are_refused(programs: Programs, tmp_path: 
     assert "more than one line" in done.stderr
 
 
+def test_where_slurm_does_not_count_the_tasks_they_are_counted_here(
+    programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    environ = programs()
+    del environ["SLURM_NTASKS"]
+    done = run(environ, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "finetune on 4 task(s) of n[1-2], restart 0; logs of the ranks: " in done.stdout
+    assert any(call.startswith("srun --kill-on-bad-exit=1 --ntasks=4 ") for call in calls())
+
+
 def test_tasks_get_the_environment_and_squeue_no_options_of_the_user(
     programs: Programs, tmp_path: Path
 ) -> None:
@@ -175,7 +191,7 @@ def test_tasks_get_the_environment_and_squeue_no_options_of_the_user(
     )
     settings = {"SLURM_EXPORT_ENV": "NONE", "SQUEUE_FORMAT": "%i", "SQUEUE_STATES": "PENDING"}
     run({**environ, **settings}, tmp_path)
-    assert (tmp_path / "seen").read_text(encoding="utf-8") == "ALL\n\n"
+    assert set((tmp_path / "seen").read_text(encoding="utf-8").split("\n")) == {"ALL", ""}
 
 
 def test_a_refused_requeue_says_what_to_do(programs: Programs, tmp_path: Path) -> None:
@@ -186,6 +202,29 @@ def test_a_refused_requeue_says_what_to_do(programs: Programs, tmp_path: Path) -
     done = run(environ, tmp_path)
     assert done.returncode == 75
     assert "did not queue job 1234 again; its work is saved: submit again" in done.stderr
+    assert done.stdout.count("scontrol did not queue job 1234 again") == 30
+
+
+@pytest.mark.parametrize("program", ["squeue", "scontrol requeue"])
+def test_slurm_is_asked_again_when_it_does_not_answer(
+    program: str, programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    environ = programs("exit 75", verdict=75)
+    name, *arguments = program.split()
+    file = Path(environ["PATH"]) / name
+    busy = f"if [[ $* == *{''.join(arguments)}* && ! -e '{tmp_path}/3' ]]; then"
+    text = f"{busy} n=$(head -c1 '{tmp_path}/n'); echo $((n + 1)) >'{tmp_path}/n'; " + (
+        f"[ $n -lt 2 ] || >'{tmp_path}/3'; exit 1; fi\n"
+    )
+    (tmp_path / "n").write_text("0", encoding="utf-8")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join([*lines[:2], text, *lines[2:]]), encoding="utf-8")
+    done = run(environ, tmp_path)
+    assert done.returncode == 75
+    assert sum(call.startswith(program) for call in calls()) == 4
+    assert calls()[-1] == "scontrol requeue 1234", "and no more once it was taken"
+    assert len(re.findall(r"\(attempt [123] of 30", done.stdout)) == 3
+    assert "did not queue job 1234 again; its work" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -219,16 +258,20 @@ def test_elsewhere_than_in_the_checkout_it_says_so(programs: Programs, tmp_path:
 @pytest.mark.parametrize(
     ("verdict", "job", "is_queued"),
     [
-        (0, "RUNNING|N/A|None", False),
-        (1, "RUNNING|N/A|None", False),
-        (2, "RUNNING|N/A|None", False),
-        (75, "RUNNING|N/A|None", True),
-        (75, "COMPLETING|N/A|TimeLimit", True),
-        (75, "COMPLETING|2026-11-21T17:03:54|None", True),  # PreemptMode=CANCEL
-        (75, "COMPLETING|N/A|None", False),
-        (75, "COMPLETING|N/A|said RUNNING", False),
-        (75, "CANCELLED|N/A|None", False),
-        (75, "PENDING|N/A|BeginTime", False),
+        (0, "RUNNING|N/A|None|0", False),
+        (1, "RUNNING|N/A|None|0", False),
+        (2, "RUNNING|N/A|None|0", False),
+        (75, "RUNNING|N/A|None|0", True),
+        (75, "RUNNING|N/A|None|1", False),  # its next start, after this node was taken to be lost
+        (75, "SIGNALING|N/A|None|0", True),
+        (75, "COMPLETING|N/A|TimeLimit|0", True),
+        (75, "COMPLETING|2026-11-21T17:03:54|None|0", True),  # PreemptMode=CANCEL
+        (75, "COMPLETING|2026-11-21T17:03:54|None|1", False),  # PreemptMode=REQUEUE
+        (75, "COMPLETING|N/A|None|0", False),
+        (75, "COMPLETING|N/A|said RUNNING|0", False),
+        (75, "CANCELLED|N/A|None|0", False),
+        (75, "PENDING|N/A|BeginTime|1", False),
+        (75, "", False),  # no answer
     ],
 )
 def test_only_a_preempted_job_that_nobody_ended_is_queued_again(
@@ -238,6 +281,7 @@ def test_only_a_preempted_job_that_nobody_ended_is_queued_again(
     assert done.returncode == verdict
     assert ("scontrol requeue 1234" in calls()) == is_queued
     assert [call for call in calls() if call.endswith(" 137")]
+    assert ("sumpipe: " in done.stdout + done.stderr) == (verdict == 75), "nothing is left unsaid"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -259,6 +303,7 @@ def test_a_signal_goes_to_the_tasks_through_slurm_and_the_script_waits(
     assert "scancel --signal=USR2 1234" in calls()
     (verdict,) = [call for call in calls() if "verdict" in call]
     assert verdict.endswith(" 75"), "srun was not killed, and its code was kept"
+    assert "verdict --signalled " in verdict
 
 
 def test_the_port_depends_on_the_job_and_is_free(programs: Programs, tmp_path: Path) -> None:

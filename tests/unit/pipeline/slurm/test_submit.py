@@ -97,6 +97,7 @@ def test_finished_stages_are_not_submitted(
     assert toy("run", toy_recipe, "--run-dir", run_dir.root, "--to", "a").code == EXIT_DONE
     submit()
     assert dependencies(fake_slurm) == {"b 100": None, "c 101": "100"}
+    toy("cancel", run_dir.root)
     assert toy("run", toy_recipe, "--run-dir", run_dir.root).code == EXIT_DONE
     assert "Everything is done" in submit().out
     assert len(fake_slurm.jobs) == 2
@@ -108,7 +109,10 @@ def test_a_refusal_midway_is_continued_by_the_next_submit(
     fake_slurm.refuse("sbatch", after=1)
     failed = submit()
     assert failed.code == EXIT_FAILED
-    assert "sbatch: error: the cluster is asleep" in failed.err
+    assert (
+        "sumpipe: b: sbatch: ended with code 1 (sbatch: error: the cluster is asleep" in failed.err
+    )
+    assert "the jobs before it stay: submit again" in failed.err
     assert list(dependencies(fake_slurm)) == ["a 100"]
     fake_slurm.refuse("sbatch", after=9)
     submit()
@@ -270,6 +274,17 @@ def test_other_options_for_a_job_that_is_there_are_not_passed_over_in_silence(
     assert "other options" in submit("--mem-per-cpu", "8G", "--ds-config", "zero3").out
 
 
+def test_a_path_that_leads_elsewhere_is_told(
+    toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    """Where the link is another one on compute nodes, the jobs would end without a log."""
+    assert "leads to" not in submit().err
+    link = run_dir.root.with_name("link")
+    link.symlink_to(run_dir.root)
+    told = toy("submit", toy_recipe, "--run-dir", link).err
+    assert f"{link} leads to {run_dir.root}: jobs get that name" in told
+
+
 def test_jobs_are_found_by_another_path_of_the_run(
     toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
 ) -> None:
@@ -309,7 +324,10 @@ def test_run_leaves_the_recipe_of_waiting_jobs_alone(
     assert "a (job 100, PENDING), b (job 101, PENDING)" in refused.err
     assert "sumpipe cancel" in refused.err
     assert snapshot(run_dir.root) == before
-    assert toy(*again[:4], "--only", "a").code == EXIT_DONE  # with theirs it may go on
+    beside = toy(*again[:4], "--only", "a")  # with theirs it would be in their way
+    assert beside.code == EXIT_USAGE
+    assert "which would find it in use and fail: a (job 100, PENDING)" in beside.err
+    assert snapshot(run_dir.root) == before
     toy("cancel", run_dir.root)
     assert toy(*again).code == EXIT_DONE
     assert "scale: 3.0" in run_dir.recipe.read_text(encoding="utf-8")
@@ -343,6 +361,47 @@ def test_another_recipe_is_refused_while_jobs_would_read_it(
     assert submit("--set", "c.scale=3").code == EXIT_DONE
     assert "scale: 3.0" in run_dir.recipe.read_text(encoding="utf-8")
     assert len(fake_slurm.jobs) == 6
+
+
+def test_a_stage_is_redone_when_asked_and_no_job_works_on_it(
+    toy: CommandLine, toy_recipe: Path, fake_slurm: FakeSlurm, submit: Submit, run_dir: RunDir
+) -> None:
+    assert toy("run", toy_recipe, "--run-dir", run_dir.root).code == EXIT_DONE
+    again = ("--set", "b.units=7", "--restart-from", "b")
+    before = snapshot(run_dir.root)
+    assert [line[:2] for line in submit(*again, "--dry-run").out.splitlines()[1:]] == ["b=", "c="]
+    assert "unknown stage 'x'" in submit("--restart-from", "x").err
+    assert snapshot(run_dir.root) == before
+    assert submit(*again).code == EXIT_DONE
+    assert dependencies(fake_slurm) == {"b 100": None, "c 101": "100"}
+    assert run_dir.committed("a").is_dir()
+    assert not run_dir.committed("b").exists()
+    assert not run_dir.committed("c").exists()
+    refused = submit(*again)
+    assert refused.code == EXIT_USAGE
+    assert "which may work on what --restart-from deletes: b (job 100, PENDING)" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SUMPIPE_LAUNCHER", "mpirun", "SUMPIPE_LAUNCHER='mpirun': choose srun, deepspeed or"),
+        ("SUMPIPE_SRUN_OPTIONS", "--mpi=none\n--quiet", "SUMPIPE_SRUN_OPTIONS: has more than one"),
+    ],
+)
+def test_what_the_job_would_refuse_is_refused_before_it_waits(
+    name: str,
+    value: str,
+    told: str,
+    fake_slurm: FakeSlurm,
+    submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(name, value)
+    refused = submit()
+    assert refused.code == EXIT_USAGE
+    assert told in refused.err
+    assert fake_slurm.jobs == {}
 
 
 def test_stale_work_is_refused_as_run_does(
@@ -475,6 +534,10 @@ def test_status_joins_the_queue(
     assert "101  CANCELLED (DependencyNeverSatisfied)" in rows["b"]
     assert "102  PENDING (Dependency)" in rows["c"]
     log = run_dir.logs("slurm") / "100-a.out"
+    assert "log of job" not in answer.out
+    other = run_dir.logs("slurm") / "101-b.out"
+    other.touch()
+    assert f"b: log of job 101: {other}" in toy("status", run_dir.root).out
     assert f"a: job 100 last ended so: srun ended with code 137; log {log}" in answer.out
     told = json.loads(toy("status", run_dir.root, "--json").out)["queue"]
     assert told["fault"] is None

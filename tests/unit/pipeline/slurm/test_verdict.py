@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from pipeline.artifact import RunDir
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, EXIT_USAGE
+from pipeline.distributed.presence import rank_file
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, EXIT_USAGE, LaunchError
+from pipeline.launch import write_error
 from pipeline.runner import record_preemption
 from pipeline.slurm import ledger
-from pipeline.slurm.verdict import Ending, conclude, judge, main
+from pipeline.slurm.verdict import Ending, conclude, judge, log_folder, main
 from tests.conftest import CommandLine
 
 JOB = "12"
@@ -79,6 +81,96 @@ def test_ranks_that_lost_a_node_have_not_failed() -> None:
         EXIT_FAILED
     )
     assert judge(ending(1, silent_nodes=["n2"], is_committed=True)).code == EXIT_DONE
+
+
+def test_ranks_that_stopped_because_another_failed_are_no_preemption() -> None:
+    cause = "rank 3: out of memory"
+    verdict = judge(ending(1, preempted=preempted(), failure=cause))
+    assert verdict.code == EXIT_FAILED
+    assert verdict.reason.startswith(f"{cause}; srun ended with code 1: the other ranks stopped")
+    assert judge(ending(1, is_committed=True, failure=cause)).code == EXIT_DONE
+    assert judge(ending(1, preempted=preempted(), hint="rank 1: reset by peer")).code == (
+        EXIT_PREEMPTED
+    )
+    lost = ending(1, preempted=preempted(), failure=cause, silent_nodes=["n2"])
+    assert judge(lost).code == EXIT_PREEMPTED
+
+
+def launch(run_dir: RunDir, *helpers: int, restart: int = 0) -> Path:
+    """Make the log folder of a start of the job, with the marks of tasks that help."""
+    folder = log_folder(run_dir, "b", JOB, restart)
+    folder.mkdir(parents=True)
+    for rank in helpers:
+        rank_file(folder, rank, "helps").touch()
+    return folder
+
+
+def preempt(run_dir: RunDir, **other: Any) -> None:
+    run_dir.preempted.write_text(json.dumps(preempted(**other)), encoding="utf-8")
+
+
+def test_a_helper_that_failed_is_named_and_its_message_is_told(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    folder = launch(run_dir, 1, 2)
+    preempt(run_dir, reason="stopped by SIGTERM")
+    rank_file(folder, 1, "left").touch()
+    write_error(folder, 1, ConnectionError("Connection closed by peer"))
+    write_error(folder, 2, LaunchError("shards made here\nwould differ"))
+    verdict = conclude(run_dir, "b", 1, JOB, 0)
+    assert verdict.code == EXIT_FAILED
+    assert verdict.reason.startswith("rank 2: shards made here would differ; srun ended")
+    preempt(run_dir, restart_count=1)  # whose folder has no error
+    assert conclude(run_dir, "b", 75, JOB, 1).code == EXIT_PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("reason", "signalled", "has_left", "code"),
+    [
+        ("stopped by SIGTERM", False, False, EXIT_FAILED),
+        ("stopped by SIGTERM", False, True, EXIT_PREEMPTED),
+        ("stopped by SIGTERM", True, False, EXIT_PREEMPTED),
+        ("stopped by SIGUSR2", False, False, EXIT_PREEMPTED),
+    ],
+)
+def test_a_helper_killed_without_a_word_is_a_failure(
+    reason: str, signalled: bool, has_left: bool, code: int, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path)
+    folder = launch(run_dir, 1, 2)
+    preempt(run_dir, reason=reason)
+    rank_file(folder, 1, "left").touch()
+    if has_left:
+        rank_file(folder, 2, "left").touch()
+    verdict = conclude(run_dir, "b", 137, JOB, 0, signalled=signalled)
+    assert verdict.code == code
+    assert ("rank 2: ended without a word" in verdict.reason) == (code == EXIT_FAILED)
+
+
+def test_the_first_cause_is_told_else_who_lost_a_rank_else_silence(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    folder = launch(run_dir)
+    assert "no rank began, and the job's log" in conclude(run_dir, "b", 1, JOB, 0).reason
+    rank_file(folder, 0, "pid").touch()
+    assert "no rank left word: killed" in conclude(run_dir, "b", 137, JOB, 0).reason
+    write_error(folder, 2, RuntimeError("[n2]: Connection reset by peer"))
+    told = conclude(run_dir, "b", 137, JOB, 0).reason
+    assert told.startswith("rank 2: RuntimeError: [n2]: Connection reset by peer (a rank that left")
+    write_error(folder, 3, RuntimeError("CUDA out of memory"))
+    write_error(folder, 1, RuntimeError("later"))
+    told = conclude(run_dir, "b", 137, JOB, 0).reason
+    assert told.startswith("rank 3: RuntimeError: CUDA out of memory; srun ended with code 137")
+
+
+def test_the_last_start_counts_in_whatever_order_they_were_judged(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    entries = [
+        {"job": JOB, "restart_count": restart, "reached": {"update of 20": done}, "fruitless": 0}
+        for restart, done in ((1, 5), (0, 2))
+    ]
+    ledger.note_verdict(run_dir, entries[0])
+    ledger.note_verdict(run_dir, entries[1])
+    preempt(run_dir, done=4, restart_count=2)
+    assert conclude(run_dir, "b", 75, JOB, 2).fruitless == 1
 
 
 def test_asked_again_with_the_silent_nodes_it_decides_anew(tmp_path: Path) -> None:
@@ -178,7 +270,7 @@ def test_what_a_rank_records_is_understood(
     progress = {"done": 3, "total": 4, "unit": "unit", "utc": "", "figures": {}}
     record_preemption(run_dir, "b", "stopped by SIGTERM", progress)
     assert main([str(run_dir.root), "a", "1"]) == EXIT_DONE
-    assert main([str(run_dir.root), "b", "137"]) == EXIT_PREEMPTED
+    assert main(["--signalled", str(run_dir.root), "b", "137"]) == EXIT_PREEMPTED
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "sumpipe: a, job 12, restart 2: is committed"
     assert said[1] == "sumpipe: b, job 12, restart 2: stopped by SIGTERM (unit 3/4)"
@@ -196,7 +288,10 @@ def test_damage_is_a_failure(
     assert "manifest.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["DIR", "a"], ["DIR", "a", "-9"], ["/no", "a", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["DIR", "a"], ["--signalled", "DIR", "a"], ["DIR", "a", "-9"], ["/no", "a", "0"]],
+)
 def test_wrong_usage_is_told(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
