@@ -31,7 +31,7 @@ STAGES = (
     ),
     Stage(
         "finetune",
-        2,
+        3,
         ("fetch", "encode"),
         "stages.finetune.run:run",
         Launch.GROUP,

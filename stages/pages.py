@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.artifact import require_run_dir
+from pipeline.artifact import RunDir, require_run_dir
 from pipeline.config import load_yaml, validate
 from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
@@ -78,7 +79,26 @@ def run_page(root: Path) -> str:
 def _compared(roots: Sequence[Path]) -> str:
     from stages.compare.folders import compare_folders
 
-    return comparison_page(compare_folders(roots))
+    found = compare_folders(roots)
+    return comparison_page(
+        replace(found, notes=(*found.notes, *_warnings(roots))), _catalogued_l(roots)
+    )
+
+
+def _warnings(roots: Sequence[Path]) -> list[str]:
+    """Return what each run's scores warn of."""
+    from stages.compare.scored import read_scored
+
+    return [
+        f"{root}: {told}" for root in roots for told in read_scored(root).rouge.get("warnings", [])
+    ]
+
+
+def _catalogued_l(roots: Sequence[Path]) -> str | None:
+    """Return which ROUGE-L is published of the runs' set, if the catalogue knows it."""
+    found = (RunDir(root).artifact("fetch") for root in roots)
+    known = [one.manifest.metrics.get("rouge_l") for one in found if one is not None]
+    return next((str(one) for one in known if one), None)
 
 
 def _with_corner(table: Table) -> Table:
@@ -100,13 +120,14 @@ def _marked(text: str | None, other: str | None) -> tuple[list[Piece], str]:
     return copied_pieces(shown, other or ""), cut
 
 
-def _charts(found: Comparison) -> list[tuple[str, Markup]]:
+def _charts(found: Comparison, headline_l: str | None) -> list[tuple[str, Markup]]:
     """Return a chart a ROUGE type: each system's mean with its interval."""
     from stages.compare.wording import metric_of
     from stages.report.svg import Span, span_chart
 
     charts = []
-    for metric in ("rouge1", "rouge2", found.settings.get("headline_l", "rougeLsum")):
+    shown_l = headline_l or found.settings.get("headline_l", "rougeLsum")
+    for metric in ("rouge1", "rouge2", shown_l):
         figures = [(one.name, one.figures[metric]) for one in found.systems]
         spans = [
             Span(name, "s0" if number == 0 else "s1", *(100 * x for x in _bounds(figure)))
@@ -124,8 +145,13 @@ def _bounds(figure: Figure) -> tuple[float, float, float]:
     return figure.low, figure.mean, figure.high
 
 
-def comparison_page(found: Comparison) -> str:
-    """Return the page of a comparison."""
+def comparison_page(found: Comparison, headline_l: str | None = None) -> str:
+    """Return the page of a comparison.
+
+    Args:
+        found: The comparison.
+        headline_l: Which ROUGE-L has a chart; None for the profile's.
+    """
     from stages.compare import tables
     from stages.compare.wording import amount, metric_of
     from stages.report.page import render
@@ -137,7 +163,7 @@ def comparison_page(found: Comparison) -> str:
     return render(
         "comparison.html.j2",
         heading=tables.heading(found),
-        charts=_charts(found),
+        charts=_charts(found, headline_l),
         systems=_with_corner(systems._replace(rows=means)),
         compares=profile_notes(found.profile, found.settings),
         pairs=[

@@ -236,11 +236,12 @@ class Loop:
             sums = (part / state.window_target_tokens for part in state.window)
             nll, smoothing, kl, accuracy = sums
             loss = nll + smoothing + config.r3f.lambda_ * kl
-            values = {"loss": loss, "nll": nll, "smoothing": smoothing, "r3f/kl": kl}
+            values = {"loss": loss, "nll": nll, "smoothing": smoothing}
+            shown = {"loss": loss, "nll": nll}
+            if config.r3f.is_on:  # else one pass runs, and there is nothing to measure
+                values["r3f/kl"] = shown["kl"] = kl
             values["accuracy"] = accuracy
-            self.context.progress.update(
-                state.update, config.updates, "update", loss=loss, nll=nll, kl=kl, lr=lr
-            )
+            self.context.progress.update(state.update, config.updates, "update", **shown, lr=lr)
         values |= {
             "lr": lr,
             "gradient_norm": engine.gradient_norm(),

@@ -53,8 +53,7 @@ class MetricsLog:
         kept = [record for record in records if not is_late(record)]
         if late:
             aside = path.parent / SET_ASIDE
-            with aside.open("a", encoding="utf-8") as file:
-                file.write(_lines(late))
+            _add_once(aside, _lines(late))
             _logger.info(
                 "%d records past update %d are set aside in %s", len(late), resumed_at, aside
             )
@@ -116,6 +115,15 @@ def read(path: Path) -> list[dict[str, float]]:
             continue
         records.append(record)
     return records
+
+
+def _add_once(path: Path, lines: str) -> None:
+    """Append lines durably; once, though a kill may come before they are taken from where they were."""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if before.endswith(lines):
+        return
+    gap = "\n" if before and not before.endswith("\n") else ""  # after a line that a kill cut short
+    write_atomic(path, before + gap + lines)
 
 
 def _lines(records: list[dict[str, Any]]) -> str:

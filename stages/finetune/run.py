@@ -31,6 +31,7 @@ from stages.finetune.metrics_log import MetricsLog
 from stages.finetune.model import R3FModel
 from stages.finetune.peak_memory import peak_memory
 from stages.finetune.selection import kept_beside_newest
+from stages.finetune.throughput import device_name
 from stages.finetune.training import Ranks
 
 PROBE_ROWS = 4
@@ -71,6 +72,7 @@ def run(config: FinetuneConfig, context: StageContext) -> Metrics:
         "idle_share": idle_share(config.batch.lanes, context.world.size),
         # Of the busiest rank since its last start.
         "peak_memory_bytes": collectives.all_max(peak_memory(device), device),
+        "device": device_name(device),  # rank 0's
     }
 
 

@@ -67,5 +67,10 @@ def peak_tflops(asked: float | None, device: torch.device) -> float | None:
     """Return a device's peak: the one asked for, else the table's; None on a CPU or an unknown GPU."""
     if asked is not None or device.type != "cuda":
         return asked
-    name = torch.cuda.get_device_name(device)
+    name = device_name(device)
     return next((p for part, p in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name)), None)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a GPU is called, such as `NVIDIA H200`; `cpu` for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

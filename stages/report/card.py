@@ -9,7 +9,7 @@ from stages.report.card_metadata import card_metadata
 from stages.report.cost import training_cost
 from stages.report.facts import Facts
 from stages.report.outcome import is_stopped_early, left_out, weights_nll, weights_words
-from stages.report.story import comparability
+from stages.report.story import comparability, leak_words
 from stages.report.tables import Table, measures_table, rouge_table
 from stages.report.usage import usage_code
 from stages.report.wording import (
@@ -20,6 +20,7 @@ from stages.report.wording import (
     model_words,
     percent,
     profile_words,
+    several,
     title,
     updates_done,
     warm_start_updates,
@@ -87,6 +88,7 @@ def _training(facts: Facts) -> str:
     nll = facts.metric("finetune", "valid_nll_nats_per_token")
     planned = f" of {config['updates']}, stopped early" if is_stopped_early(facts) else ""
     chosen = weights_nll(facts)
+    longer = facts.metric("finetune", "rows_over_lane_tokens")
     decay = config["schedule"]["decay"]
     if decay == "polynomial":
         decay = f"polynomial decay to 0 with power {config['schedule']['power']:g}"
@@ -95,7 +97,8 @@ def _training(facts: Facts) -> str:
     named = {
         "Updates": f"{done}{planned} ({facts.metric('finetune', 'epochs'):.3g} epochs)"
         + (f", the first {warm_start} a warm start on masked documents" if warm_start else ""),
-        "Update": f"{batch['lanes']} micro-batches of up to {batch['lane_tokens']} padded tokens",
+        "Update": f"{batch['lanes']} micro-batches of up to {batch['lane_tokens']} padded tokens"
+        + (f"; {several(longer, 'longer row')} alone in theirs" if longer else ""),
         "Optimizer": f"AdamW, peak learning rate {optimizer['lr']:g}, betas {optimizer['betas']}, "
         f"eps {optimizer['eps']:g}, weight decay {optimizer['weight_decay']:g}, "
         f"gradient norm clipped at {optimizer['clip_norm']:g} (0: not clipped)",
@@ -104,13 +107,15 @@ def _training(facts: Facts) -> str:
         f"activation {config['activation_dropout']:g}",
         "Label smoothing": f"{config['loss']['label_smoothing']:g} ({config['loss']['smoothing']})",
         "R3F": f"noise {r3f['noise']}, sigma {r3f['sigma']:g}, lambda {r3f['lambda']:g}, "
-        f"reduction {r3f['reduction']}",
+        f"reduction {r3f['reduction']}"
+        if is_r3f(facts)
+        else "off (lambda 0)",
         "Precision": config["precision"],
         "Weights": weights_words(facts)
         + (f", validation nll {chosen:.4f} nats per token" if chosen is not None else ""),
         "Seed": str(facts.inputs["finetune"].manifest.payload.get("seed", _UNKNOWN)),
-        "Processes": f"{launch.get('world_size', 'not known')}, "
-        f"DeepSpeed profile {launch.get('ds_profile', 'not known')}",
+        "Processes": f"{training_cost(facts).counts or 'not known'}; DeepSpeed profile of the last launch "
+        f"{launch.get('ds_profile', 'not known')}",
         "Validation nll after the last update": f"{nll:.4f} nats per token",
         "Hardware": _hardware(facts),
         "Made by": _made_by(facts),
@@ -120,14 +125,11 @@ def _training(facts: Facts) -> str:
 
 
 def _hardware(facts: Facts) -> str:
-    gpus = facts.inputs["finetune"].manifest.provenance.get("gpus") or []
     cost = training_cost(facts)
-    kind = gpus[0].partition(",")[0] if gpus else "CPU processes"
-    counts = ", then ".join(f"{count:,}" for count in cost.devices) or "an unknown number of"
     spent = cost.device_hours
-    unit = "GPU hours" if gpus else "process hours"
+    unit = "GPU hours" if cost.is_gpu else "process hours"
     took = "hours not recorded" if spent is None else f"{hours(spent)} {unit} in updates"
-    return f"{counts} x {kind}, {took}"
+    return f"{cost.device_words or f'an unknown number of {cost.device}'}, {took}"
 
 
 def _made_by(facts: Facts) -> str:
@@ -207,6 +209,7 @@ def _limits(facts: Facts) -> str:
         "The figures are those of one training run with one seed; the intervals tell of other rows, not of "
         "other seeds.",
         *facts.rouge["warnings"],
+        *leak_words(facts),
     ]
     if facts.settings("fetch")["dataset"]["source"] == "demo":
         limits.insert(0, "The data are synthetic: the figures say nothing of real text.")

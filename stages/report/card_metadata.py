@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.config import JSON
 from stages.report.facts import Facts
-from stages.report.wording import ROUGE_LABELS, dataset_words, is_r3f, title
+from stages.report.wording import ROUGE_LABELS, dataset_words, is_r3f, revision, title
 
 
 def card_metadata(facts: Facts) -> ModelCardData:
@@ -55,7 +55,7 @@ def _eval_results(facts: Facts, dataset: JSON) -> list[EvalResult]:
             dataset_name=named.get(dataset["source"]) or dataset_words(facts),
             dataset_config=dataset["name"] if is_hub else None,
             dataset_split=dataset["splits"][split] if is_hub else split,
-            dataset_revision=dataset.get("revision"),
+            dataset_revision=revision(facts, "dataset"),
             dataset_args={"split_choice": choice} if choice else None,
             metric_type="rouge",
             metric_name=label,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pipeline.config import JSON
 from stages.report.curve import Curve, points, thinned
 from stages.report.facts import Facts
 from stages.report.lengths import Counts, edges_for, histogram
@@ -24,7 +25,10 @@ from stages.report.svg import (
 from stages.report.tables import Table
 from stages.report.wording import (
     ROUGE_LABELS,
+    dropout_words,
     is_r3f,
+    noise_words,
+    perl_beside,
     several,
     survival_words,
     system_label,
@@ -60,16 +64,17 @@ class _Curves(NamedTuple):
     """Measured now and then."""
 
 
+_KL = "R3F symmetric KL"
 _TRAINING = (
     _Curves(
         "Negative log-likelihood",
         "nats per target token",
-        {"nll": "training, with dropout", "valid/nll": "validation"},
+        {"nll": "training", "valid/nll": "validation"},
         from_zero=False,
         dotted=("valid/nll",),
     ),
     _Curves(
-        "R3F symmetric KL",
+        _KL,
         "nats, before lambda",
         {"r3f/kl": "clean and noised pass", "r3f/kl_same_dropout": "with equal dropout masks"},
         dotted=("r3f/kl_same_dropout",),
@@ -98,7 +103,9 @@ def training_charts(facts: Facts) -> list[Chart]:
     ]
     marked = {"stop": "interruption", "warm": "end of the warm start"}
     legend = [(style, marked[style]) for style in dict.fromkeys(rule.style for rule in rules)]
-    drawn = [one for one in _TRAINING if any(points(facts.curve, name) for name in one.names)]
+    # Older trainings without R3F have recorded a KL of 0 that nobody measured.
+    known = [one for one in _TRAINING if one.title != _KL or is_r3f(facts)] if facts.curve else []
+    drawn = [one for one in known if any(points(facts.curve, name) for name in one.names)]
     return [
         _curves_chart(facts, one, rules, [] if number else legend)
         for number, one in enumerate(drawn)
@@ -115,6 +122,8 @@ def _curves_chart(
         for name in names
     ]
     labels = {name: curves.names[name] for name in names}
+    if "nll" in labels:
+        labels["nll"] += f", {dropout_words(facts)}"
     svg = line_chart(
         f"{curves.title}, {curves.unit}: {', '.join(labels.values())} over updates",
         lines,
@@ -133,12 +142,19 @@ def _curves_chart(
     )
 
 
+def training_words(facts: Facts) -> str:
+    """Say of which pass the values of the training are."""
+    clean = "of the pass without noise, " if is_r3f(facts) else ""
+    return (
+        f"Training nll is measured while training, {clean}{dropout_words(facts)}; validation has neither "
+        "noise nor dropout."
+    )
+
+
 def _kl_note(facts: Facts) -> str:
     r3f = facts.settings("finetune")["r3f"]
-    if not is_r3f(facts):
-        return "R3F is off in this run: the KL is measured, not trained on."
-    noise = f"{r3f['noise']}, sigma {r3f['sigma']:g}" if r3f["noise"] != "none" else "none"
-    told = f"Noise {noise}; lambda {r3f['lambda']:g}, reduction {r3f['reduction']}."
+    noise = noise_words(facts).capitalize()
+    told = f"{noise}; lambda {r3f['lambda']:g}, reduction {r3f['reduction']}."
     return f"{told} {survival_words(facts)}".strip()
 
 
@@ -169,16 +185,22 @@ def rouge_charts(facts: Facts) -> list[tuple[str, Markup]]:
     for name in facts.headline_types:
         spans = []
         for system, figures in profile["systems"].items():
-            figure = figures[name]["fmeasure"]
-            low, mean, high = (100 * figure[key] for key in ("low", "mean", "high"))
-            style = "s1" if system == "model" else "s0"
-            spans.append(Span(system_label(facts, system), style, low, mean, high))
+            label, style = system_label(facts, system), "s1" if system == "model" else "s0"
+            spans.append(_span(label, style, figures[name]["fmeasure"]))
             published = getattr(facts.expected, name, None)
             if system == "model" and published is not None:
+                if beside := perl_beside(facts):  # most papers have figures of ROUGE-1.5.5
+                    figures = facts.rouge["profiles"][beside]["systems"]["model"]
+                    spans.append(_span(f"{label}, {beside}", "s1", figures[name]["fmeasure"]))
                 spans.append(Span("Published", "s2", published, published, published))
         label = f"{ROUGE_LABELS[name]} F x 100 of each system, with intervals; the table has the figures"
         found.append((ROUGE_LABELS[name], span_chart(label, spans)))
     return found
+
+
+def _span(label: str, style: str, figure: JSON) -> Span:
+    low, mean, high = (100 * figure[key] for key in ("low", "mean", "high"))
+    return Span(label, style, low, mean, high)
 
 
 def length_charts(facts: Facts) -> list[Chart]:
@@ -198,7 +220,7 @@ def length_charts(facts: Facts) -> list[Chart]:
         targets["generated summaries"] = facts.generated.tokens
     charts = [
         _lengths_chart("Length of documents", sources, encode["max_source_tokens"]),
-        _lengths_chart("Length of summaries", targets, encode["max_target_tokens"]),
+        _lengths_chart("Length of summaries", targets, encode["max_target_tokens"], _ends(facts)),
     ]
     lost = {
         name: lengths.lost[lengths.lost > 0]
@@ -211,7 +233,19 @@ def length_charts(facts: Facts) -> list[Chart]:
     return charts
 
 
-def _lengths_chart(title: str, sets: Mapping[str, Counts], limit: int | None) -> Chart:
+def _ends(facts: Facts) -> str:
+    """Say where generated summaries end, as the limit of the references is not theirs."""
+    if facts.generated is None or not (generate := facts.settings("generate")):
+        return ""
+    return (
+        f"The limit is that of references; generated ones end at {generate['max_length']:,} tokens, the "
+        "start token included (generate.max_length)."
+    )
+
+
+def _lengths_chart(
+    title: str, sets: Mapping[str, Counts], limit: int | None, more: str = ""
+) -> Chart:
     edges = edges_for(list(sets.values()))
     found = {name: histogram(lengths, edges) for name, lengths in sets.items()}
     steps = [
@@ -227,6 +261,7 @@ def _lengths_chart(title: str, sets: Mapping[str, Counts], limit: int | None) ->
     note = "The last bin has all longer ones too."
     if limit is not None and not rules:
         note += f" The limit, {limit:,} tokens, is further right."
+    note = f"{note} {more}".strip()
     svg = histogram_chart(label, steps, "tokens", rules)
     bins = list(itertools.pairwise(edges))
     rows = [

@@ -19,9 +19,9 @@ def console_text(facts: Facts) -> str:
         *(_aligned(row, widths) for row in cells),
         f"mean F x 100 over {facts.rouge['rows']} rows of the {facts.split} split, "
         f"profile {facts.rouge['profile']}",
-        f"95 % intervals: {_intervals(facts)}",
+        *([f"95 % intervals: {_intervals(facts)}"] if facts.rouge["rows"] > 1 else []),
         f"exact match {percent(facts.rouge['exact_match'])} %",
-        *(f"warning: {told}" for told in facts.rouge.get("warnings", [])),
+        *(f"warning: {told}" for told in facts.rouge["warnings"]),
         "",
         "Report: {run_dir}/report/index.html",
         "Model:  {run_dir}/export/model",

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from stages.report.facts import Facts
 from stages.report.tables import NO_CELL, Table
-from stages.report.wording import amount, duration, hours
+from stages.report.wording import amount, duration, hours, roughly
 
 _GIB = 1 << 30
+_CPU = "cpu"
 
 
 class Cost(NamedTuple):
@@ -21,20 +22,40 @@ class Cost(NamedTuple):
     repeated_seconds: float
     """Spent on updates that an interruption made vain; not in `seconds`."""
     tokens: int
-    """Source and target tokens, padding and passes not counted."""
+    """Source and target tokens, padding and passes not counted; about, from rounded rates and times."""
     target_tokens: int
     devices: tuple[int, ...]
     """How many at a time, in the order of the launches; empty if no record has it and no launch has ended."""
     device_hours: float | None
     """Hours of all devices together, those of each launch for its updates, vain ones included."""
-    is_gpu: bool
+    device: str | None
+    """What rank 0 trained on: the GPU's name, or cpu; None of a training that is not committed."""
     peak_memory_bytes: int | None
     """Of the device that held most; None where it was not recorded."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the training is known to have been on GPUs."""
+        return self.device not in (None, _CPU)
+
+    @property
+    def counts(self) -> str:
+        """How many devices at a time, in words: `64, then 8`; empty if not known."""
+        return ", then ".join(f"{count:,}" for count in self.devices)
+
+    @property
+    def device_words(self) -> str:
+        """How many devices of which kind, such as `64, then 8 x NVIDIA H200`; empty if not known."""
+        if not self.devices:
+            return ""
+        if self.is_gpu:
+            return f"{self.counts} x {self.device}"
+        kind = "process" if self.device is None else "CPU process"
+        return f"{self.counts} {kind}{'es' if self.devices[-1] > 1 else ''}"
 
 
 def training_cost(facts: Facts) -> Cost:
     """Add up what the records of the training say."""
-    finetune = facts.inputs.get("finetune")
     memory = facts.metric("finetune", "peak_memory_bytes")
     last = facts.launch("finetune").get("world_size")
     timed = [one for one in (*facts.curve, *facts.repeated) if one.get("seconds")]
@@ -55,9 +76,20 @@ def training_cost(facts: Facts) -> Cost:
         device_hours=None
         if not shared or any(count is None for _, count in shared)
         else sum(seconds * count for seconds, count in shared) / 3600,
-        is_gpu=bool(finetune and finetune.manifest.provenance.get("gpus")),
+        device=_device(facts),
         peak_memory_bytes=None if memory is None else int(memory),
     )
+
+
+def _device(facts: Facts) -> str | None:
+    finetune = facts.inputs.get("finetune")
+    if finetune is None:
+        return None
+    if (recorded := facts.metric("finetune", "device")) is not None:
+        return str(recorded)
+    # Of a run from before it was recorded: what nvidia-smi said of the machine.
+    gpus = finetune.manifest.provenance.get("gpus")
+    return gpus[0].partition(",")[0] if gpus else _CPU
 
 
 def _total(records: Iterable[dict[str, Any]], name: str) -> float:
@@ -79,19 +111,19 @@ def cost_list(facts: Facts) -> list[tuple[str, str]]:
             else hours(cost.device_hours),
         ),
         ("Time in updates", duration(cost.seconds)),
-        ("Tokens", f"{cost.tokens:,}, {cost.target_tokens:,} of them targets"),
+        ("Tokens", f"about {roughly(cost.tokens)}, {cost.target_tokens:,} of them targets"),
         ("Devices", _devices(facts, cost)),
         ("Peak memory", _memory(cost)),
     ]
     if profile := facts.launch("finetune").get("ds_profile"):
-        told.append(("Sharding profile", str(profile)))
+        told.append(("Sharding profile", f"{profile}, of the last launch"))
     if cost.repeated_seconds:
         told.insert(2, ("Lost to interruptions", duration(cost.repeated_seconds)))
     return told
 
 
 def _devices(facts: Facts, cost: Cost) -> str:
-    told = ", then ".join(f"{count:,}" for count in cost.devices) or "not known yet"
+    told = cost.device_words or "not known yet"
     is_assumed = cost.devices and any(
         "devices" not in one for one in facts.curve if one.get("seconds")
     )

@@ -22,32 +22,41 @@ def committed_curve(path: Path) -> Curve:
     Raises:
         CorruptArtifact: If a line is no record; names it.
     """
-    return _in_order(_records(path, is_whole=True))
+    records = []
+    for number, found in enumerate(_records(path), 1):
+        if isinstance(found, Exception):
+            raise CorruptArtifact(
+                f"{path}, line {number}: is no record of an update ({found!r}); "
+                "make it again with --restart-from finetune"
+            ) from found
+        records.append(found)
+    return _in_order(records)
 
 
-def unfinished_curve(path: Path) -> Curve:
-    """Return the records so far, none without a file; a last line that a kill has cut short is left out."""
-    return _in_order(_records(path, is_whole=False)) if path.is_file() else ()
+def unfinished_curve(path: Path) -> tuple[Curve, int]:
+    """Return the records so far, none without a file, and how many lines are none.
+
+    Such lines are passed over, as by a training that resumes: they are what kills have left.
+    """
+    found = list(_records(path)) if path.is_file() else []
+    records = [one for one in found if not isinstance(one, Exception)]
+    return _in_order(records), len(found) - len(records)
 
 
-def _in_order(records: Iterator[dict[str, Any]]) -> Curve:
+def _in_order(records: list[dict[str, Any]]) -> Curve:
     return sorted(records, key=lambda record: record["update"])
 
 
-def _records(path: Path, *, is_whole: bool) -> Iterator[dict[str, Any]]:
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
+def _records(path: Path) -> Iterator[dict[str, Any] | Exception]:
+    """Read each line, or say why it is no record."""
+    for line in path.read_bytes().splitlines():
         try:
             record: dict[str, Any] = json.loads(line)
             float(record["update"])
         except (ValueError, KeyError, TypeError) as error:
-            if not is_whole and number == len(lines):
-                return
-            raise CorruptArtifact(
-                f"{path}, line {number}: is no record of an update ({error!r}); "
-                "make it again with --restart-from finetune"
-            ) from error
-        yield record
+            yield error
+        else:
+            yield record
 
 
 def points(curve: Curve, name: str) -> Points:

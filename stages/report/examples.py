@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
 from pipeline.errors import CorruptArtifact
-from pipeline.files import read_json
+from stages.report.scores import model_scores
 from stages.schema import Prediction, RawRow, read_jsonl, read_shards
 
 KINDS = ("best", "worst", "random")
@@ -34,7 +33,7 @@ class Example(NamedTuple):
 
 
 def choose_examples(
-    inputs: Mapping[str, Artifact], count: int, seed: int, kinds: Sequence[str]
+    inputs: Mapping[str, Artifact], count: int, seed: int, profile: str, kinds: Sequence[str]
 ) -> tuple[Example, ...]:
     """Return up to `count` examples of each kind; without scores, only ones drawn at random.
 
@@ -42,7 +41,8 @@ def choose_examples(
         inputs: The committed artifacts.
         count: Most of each kind.
         seed: Of the draw.
-        kinds: The ROUGE types that they are ranked by, if there are scores.
+        profile: Whose scores they are ranked by, if there are any.
+        kinds: The ROUGE types that they are ranked by.
 
     Raises:
         CorruptArtifact: If a chosen row is not where it came from.
@@ -51,7 +51,7 @@ def choose_examples(
         return ()
     path = inputs["generate"].file("predictions.jsonl")
     ids = [one.id for one in read_jsonl(path, Prediction)]
-    scores = _scores(inputs["score"], ids, kinds) if "score" in inputs else None
+    scores = model_scores(inputs["score"], profile, ids, kinds) if "score" in inputs else None
     ranks = None if scores is None else np.mean([scores[name] for name in scores], axis=0)
     chosen = choose(ranks, len(ids), count, seed)
     wanted = {ids[row] for _, row in chosen}
@@ -99,26 +99,3 @@ def choose(
     drawn = sorted(random.Random(seed).sample(rest, min(count, len(rest))))
     kinds = zip(KINDS, (best, worst, drawn), strict=True)
     return [(kind, row) for kind, found in kinds for row in found]
-
-
-def _scores(
-    score: Artifact, ids: list[str], kinds: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
-    """Return the model's F by ROUGE type under the headline profile, row by row."""
-    rouge, path = read_json(score.file("rouge.json")), score.file("scores.parquet")
-    profile = rouge["profile"]
-    columns = [f"{name}_fmeasure" for name in kinds]
-    table = pq.read_table(
-        path,
-        columns=["id", *columns],
-        filters=[("profile", "=", profile), ("system", "=", "model")],
-    )
-    if table["id"].to_pylist() != ids:
-        raise CorruptArtifact(
-            f"{path}: its rows are not those of the predictions; "
-            "make it again with --restart-from score"
-        )
-    return {
-        name: np.asarray(table[column].to_numpy(), dtype=np.float64)
-        for name, column in zip(kinds, columns, strict=True)
-    }

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import Artifact, RunDir
-from pipeline.config import JSON
-from pipeline.files import read_json
+from pipeline.config import JSON, load_yaml
 from stages.report.config import CardConfig, ExpectedConfig, ReportConfig
 from stages.report.curve import Curve, committed_curve, unfinished_curve
 from stages.report.examples import Example, choose_examples
 from stages.report.interruptions import Interruption, interruptions
 from stages.report.lengths import Generated, Lengths, encoded_lengths, generated_lengths
+from stages.report.scores import read_rouge
 from stages.schema import SPLITS
 
 STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score")
@@ -38,6 +38,8 @@ class Facts:
     """Records of finetune's metrics.jsonl, in update order."""
     repeated: Curve = ()
     """Records that were set aside, since their updates were done again after an interruption."""
+    unreadable: int = 0
+    """Lines of those logs that are no records."""
     interruptions: tuple[Interruption, ...] = ()
     lengths: Mapping[str, Mapping[str, Lengths]] = field(default_factory=dict)
     """Tokens of `source` and `target` by split."""
@@ -47,6 +49,10 @@ class Facts:
     """A published result."""
     card: CardConfig = field(default_factory=CardConfig)
     """What the model's publisher says of it."""
+    checks_rows: bool = True
+    """Whether fetch refused other numbers of rows than the catalogue's."""
+    run_dir: str = "DIR"
+    """Where the run is, for commands."""
 
     def settings(self, stage: str) -> JSON:
         """Return what identifies a stage's work: the hashed part of its configuration; empty if not begun."""
@@ -71,7 +77,7 @@ class Facts:
     @property
     def split(self) -> str:
         """The split that is summarised and scored."""
-        return str(self.settings("generate").get("split", "test"))
+        return str(self.rouge.get("split") or self.settings("generate").get("split", "test"))
 
     @property
     def headline_types(self) -> tuple[str, ...]:
@@ -87,8 +93,15 @@ class Facts:
 
     @property
     def undone(self) -> list[str]:
-        """Stages that are not committed, in order."""
-        return [stage for stage in STAGES if stage not in self.inputs]
+        """Stages that are yet to be done, in order."""
+        return [stage for stage in STAGES if stage not in {*self.inputs, *self.gone}]
+
+    @property
+    def gone(self) -> list[str]:
+        """Stages whose artifact was deleted, in order: one that is there was made of it, directly or not."""
+        done = [number for number, stage in enumerate(STAGES) if stage in self.inputs]
+        earlier = STAGES[: max(done, default=0)]
+        return [stage for stage in earlier if stage not in {*self.inputs, *self.begun}]
 
 
 def gather(
@@ -105,21 +118,23 @@ def gather(
 
     Raises:
         CorruptArtifact: If what is committed cannot be read.
+        DataError: If another version scored it.
     """
     begun = {
         stage: payload
         for stage in STAGES
         if stage not in inputs and (payload := run_dir.partial_payload(stage)) is not None
     }
-    curve, repeated = _curves(run_dir, inputs)
+    (curve, torn), (repeated, torn_aside) = _curves(run_dir, inputs)
     score = inputs.get("score")
     facts = Facts(
         name=name,
         inputs=inputs,
         begun=begun,
-        rouge=read_json(score.file("rouge.json")) if score else {},
+        rouge=read_rouge(score) if score else {},
         curve=curve,
         repeated=repeated,
+        unreadable=torn + torn_aside,
         interruptions=_interruptions(run_dir, inputs),
         lengths={split: encoded_lengths(inputs["encode"].directory(split)) for split in SPLITS}
         if "encode" in inputs
@@ -129,9 +144,19 @@ def gather(
         else None,
         expected=config.expected,
         card=config.card,
+        checks_rows=_checks_rows(run_dir),
+        run_dir=str(run_dir.root),
     )
-    kinds = facts.headline_types if score else ()
-    return replace(facts, examples=choose_examples(inputs, config.examples, seed, kinds))
+    if not score:
+        return replace(facts, examples=choose_examples(inputs, config.examples, seed, "", ()))
+    kinds, profile = facts.headline_types, facts.rouge["profile"]
+    return replace(facts, examples=choose_examples(inputs, config.examples, seed, profile, kinds))
+
+
+def _checks_rows(run_dir: RunDir) -> bool:
+    """Read it from the recipe: what only lets fetch pass is not hashed."""
+    dataset = load_yaml(run_dir.recipe).get("fetch", {}).get("dataset", {})
+    return bool(dataset.get("check_rows", True))
 
 
 def _interruptions(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Interruption, ...]:
@@ -143,11 +168,16 @@ def _interruptions(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Int
     return tuple(one for one in found if done is None or one.update <= int(done))
 
 
-def _curves(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Curve, Curve]:
-    """Return the records of the training and those set aside, also of one that is not finished."""
+def _curves(
+    run_dir: RunDir, inputs: Mapping[str, Artifact]
+) -> tuple[tuple[Curve, int], tuple[Curve, int]]:
+    """Return the training's records and those set aside, also of one that is not finished.
+
+    Each with the number of lines that are no records.
+    """
     if "finetune" in inputs:
         folder: Path = inputs["finetune"].path
-        curve = committed_curve(inputs["finetune"].file("metrics.jsonl"))
+        curve = committed_curve(inputs["finetune"].file("metrics.jsonl")), 0
     else:
         folder = run_dir.partial("finetune")
         curve = unfinished_curve(folder / "metrics.jsonl")

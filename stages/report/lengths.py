@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.errors import CorruptArtifact
 from stages.schema import Prediction, read_jsonl
 
 Counts = NDArray[np.int64]
@@ -43,19 +44,28 @@ class Generated(NamedTuple):
 
 
 def encoded_lengths(folder: Path) -> dict[str, Lengths]:
-    """Return the lengths of a split that encode has written, by role; the ids themselves are not read."""
-    files = [
-        pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        for path in sorted(folder.glob("*.arrow"))
-    ]
-    table = pa.concat_tables(files)
-    return {
-        role: Lengths(
-            _array(pc.list_value_length(table[f"{role}_ids"])),
-            _array(table[f"{role}_tokens_lost"]),
-        )
-        for role in ROLES
-    }
+    """Return the lengths of a split that encode has written, by role; the ids themselves are not read.
+
+    Raises:
+        CorruptArtifact: If a file cannot be read.
+    """
+    try:
+        files = [
+            pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            for path in sorted(folder.glob("*.arrow"))
+        ]
+        table = pa.concat_tables(files)
+        return {
+            role: Lengths(
+                _array(pc.list_value_length(table[f"{role}_ids"])),
+                _array(table[f"{role}_tokens_lost"]),
+            )
+            for role in ROLES
+        }
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{folder}: an .arrow file cannot be read ({error}); make it again with --restart-from encode"
+        ) from error
 
 
 def _array(column: pa.ChunkedArray) -> Counts:

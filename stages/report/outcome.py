@@ -25,6 +25,13 @@ def weights_words(facts: Facts) -> str:
     return f"the {which}, after update {updates[0]}"
 
 
+def weights_in_short(facts: Facts) -> str:
+    """Return the same for a small place: `best, update 600`."""
+    kind = facts.settings("finetune")["selection"]["weights"]
+    update = str(facts.metric("export", "updates")).split()[0]
+    return f"{kind if kind == 'best' else 'last'} weights, update {int(update):,}"
+
+
 def weights_nll(facts: Facts) -> float | None:
     """Return the validation nll of the exported weights, nats per token; None if it was not measured."""
     recorded: float | None = facts.metric("finetune", "chosen_nll_nats_per_token")
@@ -44,8 +51,8 @@ def outcome(facts: Facts) -> list[str]:
     if is_stopped_early(facts):
         told.append(
             f"Stopped early, after {updates_done(facts):,} of {config['updates']:,} updates: "
-            f"{several(config['selection']['patience'], 'validation')} in a row brought no better nll "
-            "(finetune.selection.patience)."
+            f"{several(config['selection']['patience'], 'candidate')} in a row brought no better "
+            "validation nll (finetune.selection.patience)."
         )
     told += left_out(facts)
     if words := weights_words(facts):

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stages.report.charts import length_charts, rouge_charts, training_charts
+from stages.report.charts import length_charts, rouge_charts, training_charts, training_words
 from stages.report.copies import Piece, copied_pieces
-from stages.report.cost import cost_list, stage_table
+from stages.report.cost import cost_list, stage_table, training_cost
 from stages.report.examples import Example
 from stages.report.facts import Facts
+from stages.report.interruptions import Interruption
 from stages.report.origin import launch_table, version_table
-from stages.report.outcome import outcome, weights_nll, weights_words
-from stages.report.story import advice, comparability, is_perl, missing, what_was_run
+from stages.report.outcome import outcome, weights_in_short, weights_nll
+from stages.report.story import advice, comparability, leak_words, missing, what_was_run
 from stages.report.tables import (
     flow_table,
     lengths_table,
@@ -29,6 +30,7 @@ from stages.report.wording import (
     ROUGE_LABELS,
     interval,
     percent,
+    perl_beside,
     profile_words,
     title,
 )
@@ -47,6 +49,8 @@ _GROUPS = {
     "worst": "Worst by ROUGE",
     "random": "Drawn at random",
 }
+_STOPS = {"eos": "", "length": "ended by the length limit", "empty": "of an empty document"}
+"""How a summary ended; one that failed says why itself."""
 _GLIMPSE = 90
 
 
@@ -66,6 +70,7 @@ class Shown(NamedTuple):
     glimpse: str
     """The beginning of the prediction."""
     stop: str
+    """How it ended, in words; empty for an end of its own."""
     prediction: list[Piece]
     reference: list[Piece]
     document: list[Piece]
@@ -82,10 +87,13 @@ def render_page(facts: Facts) -> str:
         title=title(facts),
         story=what_was_run(facts),
         missing=missing(facts),
+        gone=facts.gone,
+        language=facts.card.language,
         tiles=_tiles(facts),
         split=facts.split,
         scored=scored,
         curves=training_charts(facts),
+        measured=training_words(facts) if facts.curve else "",
         outcome=outcome(facts),
         stops=_stops(facts),
         data_words=_data_words(facts),
@@ -137,7 +145,7 @@ def _scored(facts: Facts) -> dict[str, Any]:
             for name in names
         ],
         "measures": measures_table(facts) if rouge.get("measures") else None,
-        "warnings": rouge.get("warnings", []),
+        "warnings": [*rouge["warnings"], *leak_words(facts)],
         "notes": [*comparability(facts), *advice(facts)],
     }
 
@@ -162,33 +170,31 @@ def _tiles(facts: Facts) -> list[Tile]:
         for kind in facts.headline_types:
             figure = model[kind]["fmeasure"]
             published = getattr(facts.expected, kind, None)
-            beside = [interval(figure, 100)]
+            beside = [interval(figure, 100)] if facts.rouge["rows"] > 1 else []
             if published is not None:
                 beside += _as_papers(facts, kind)
                 beside.append(f"published: {published:.2f}")
             tiles.append(Tile(ROUGE_LABELS[kind], percent(figure["mean"]), beside))
     tiles += _nll_tile(facts)
-    for label, value in cost_list(facts)[:1]:
-        if value[0].isdigit():
-            tiles.append(Tile(label, value, ["of training"]))
+    if facts.curve and training_cost(facts).device_hours is not None:
+        tiles.append(Tile(*cost_list(facts)[0], ["of training"]))
     return tiles
 
 
 def _as_papers(facts: Facts, kind: str) -> list[str]:
     """Return the figure that compares with a paper's, where it is there and is not the headline's."""
-    profiles, headline = facts.rouge["profiles"], facts.rouge["profile"]
-    perl = [name for name, one in profiles.items() if is_perl(name, one["settings"])]
-    if not perl or headline in perl:
+    if not (beside := perl_beside(facts)):
         return []
-    mean = profiles[perl[0]]["systems"]["model"][kind]["fmeasure"]["mean"]
-    return [f"{perl[0]}: {percent(mean)}"]
+    model = facts.rouge["profiles"][beside]["systems"]["model"]
+    return [f"{beside}: {percent(model[kind]['fmeasure']['mean'])}"]
 
 
 def _nll_tile(facts: Facts) -> list[Tile]:
     """Return the nll of the weights that were scored, or of the last ones where only theirs is known."""
     last, chosen = facts.metric("finetune", "valid_nll_nats_per_token"), weights_nll(facts)
-    if chosen is not None and (words := weights_words(facts)):
-        return [Tile("Validation nll", f"{chosen:.3f}", ["nats per token,", f"of {words}"])]
+    if chosen is not None and facts.metric("export", "updates") is not None:
+        beside = ["nats per token,", weights_in_short(facts)]
+        return [Tile("Validation nll", f"{chosen:.3f}", beside)]
     if last is None:
         return []
     return [Tile("Validation nll", f"{last:.3f}", ["nats per token,", "after the last update"])]
@@ -207,15 +213,19 @@ def _data_words(facts: Facts) -> list[tuple[str, str]]:
 def _stops(facts: Facts) -> list[str]:
     """Tell each interruption of the training."""
     return [
-        f"Update {one.update:,}: training went on from here at {_clock(one.resumed)}, after "
-        + (
-            f"a stop by {one.reason}"
-            if one.reason
-            else "an end without a word: killed, or an error"
-        )
+        f"Update {one.update:,}: training "
+        + ("went on from here" if one.update else "started over, without a checkpoint,")
+        + f" at {_clock(one.resumed)}, after {_end(one)}"
         + (f". The log had last been written at {_clock(one.last_seen)}." if one.last_seen else ".")
         for one in facts.interruptions
     ]
+
+
+def _end(one: Interruption) -> str:
+    """Say how the launch before an interruption ended."""
+    if one.reason:
+        return f"a stop by {one.reason}"
+    return f"an error ({one.error})" if one.error else "an end without a word, as of a kill"
 
 
 def _clock(stamp: str) -> str:
@@ -237,7 +247,7 @@ def shown(example: Example) -> Shown:
         example.id,
         _in_a_line(example.scores),
         glimpse if len(glimpse) <= _GLIMPSE else f"{glimpse[:_GLIMPSE].rsplit(' ', 1)[0]} …",
-        example.stop,
+        _STOPS.get(example.stop, example.stop),
         copied_pieces(texts["prediction"][0], example.document),
         copied_pieces(texts["reference"][0], example.document),
         copied_pieces(texts["document"][0], example.prediction),

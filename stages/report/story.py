@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 
 from pipeline.config import JSON
+from stages.report.cost import training_cost
 from stages.report.facts import Facts
 from stages.report.outcome import is_stopped_early
-from stages.report.tables import PERL_PROFILES
 from stages.report.wording import (
     ROUGE_LABELS,
     dataset_words,
+    is_perl,
     is_r3f,
     listed,
     model_words,
+    noise_words,
     several,
     updates_done,
 )
@@ -53,32 +55,22 @@ def _training(facts: Facts) -> str:
         return told
     r3f = config["r3f"]
     method = (
-        f"with R3F (lambda {r3f['lambda']:g}, {r3f['noise']} noise of sigma {r3f['sigma']:g})"
+        f"with R3F (lambda {r3f['lambda']:g}, {noise_words(facts)})"
         if is_r3f(facts)
         else "without R3F"
     )
-    return (
-        f"{told} Fine-tuned for {_span(facts)} {method}, in {config['precision']}{_devices(facts)}."
-    )
+    devices = training_cost(facts).device_words
+    on = f" on {devices}" if devices else ""
+    return f"{told} Fine-tuned for {_span(facts)} {method}, in {config['precision']}{on}."
 
 
 def _span(facts: Facts) -> str:
     done, epochs = updates_done(facts), facts.metric("finetune", "epochs")
-    if epochs:
-        planned = facts.settings("finetune")["updates"]
-        early = f" of {planned:,}, stopped early" if is_stopped_early(facts) else ""
-        return f"{done:,} updates{early} ({epochs:.3g} epochs)"
-    return f"{done:,} of {facts.settings('finetune')['updates']:,} updates so far"
-
-
-def _devices(facts: Facts) -> str:
-    finetune = facts.inputs.get("finetune")
-    count = facts.launch("finetune").get("world_size")
-    if finetune is None or count is None:
-        return ""
-    gpus = finetune.manifest.provenance.get("gpus")
-    kind = gpus[0].partition(",")[0] if gpus else "CPU process"
-    return f" on {count:,} x {kind}" if gpus else f" on {several(count, kind)}"
+    planned = facts.settings("finetune")["updates"]
+    if "finetune" not in facts.inputs:
+        return f"{done:,} of {planned:,} updates so far"
+    early = f" of {planned:,}, stopped early" if is_stopped_early(facts) else ""
+    return f"{done:,} updates{early}" + (f" ({epochs:.3g} epochs)" if epochs is not None else "")
 
 
 def _decoding(facts: Facts) -> str:
@@ -106,11 +98,20 @@ def missing(facts: Facts) -> list[str]:
 
 
 def _unfinished(facts: Facts) -> list[str]:
-    undone, told = facts.undone, []
-    if undone:
+    told = []
+    if facts.undone:
         told.append(
-            f"Not done yet: {listed(undone)}. What they would tell is not on this page; "
-            "sumpipe run goes on."
+            f"Not done yet: {listed(facts.undone)}. What they would tell is not on this page; "
+            f"`sumpipe run RECIPE --run-dir {facts.run_dir}` goes on."
+        )
+    if facts.gone:
+        told.append(
+            f"Made, but no longer here: {listed(facts.gone)}. What they would tell is not on this page."
+        )
+    if facts.unreadable:
+        told.append(
+            f"{several(facts.unreadable, 'line')} of the training's logs that a kill has cut short "
+            "told nothing: curves and cost are without them."
         )
     if "finetune" in facts.begun:
         of = facts.settings("finetune")["updates"]
@@ -144,6 +145,18 @@ def _few(facts: Facts) -> list[str]:
     return told
 
 
+def leak_words(facts: Facts) -> list[str]:
+    """Say how many rows are like one of another split and were kept; empty if none were."""
+    leaks = facts.metric("clean", "leaks")
+    if not leaks or facts.settings("clean")["duplicates"]["on_leak"] != "report":
+        return []
+    verb = "is like a document" if leaks == 1 else "are like documents"
+    return [
+        f"{several(leaks, 'document')} {verb} of another split and stayed (clean.duplicates.on_leak report): "
+        "figures may be of what training has seen."
+    ]
+
+
 def comparability(facts: Facts) -> list[str]:
     """Say with what the figures of the profiles compare, and with what not; for any reader."""
     profiles = facts.rouge["profiles"]
@@ -155,12 +168,15 @@ def comparability(facts: Facts) -> list[str]:
     headline = facts.rouge["profile"]
     told += profile_notes(headline, profiles[headline]["settings"])
     if perl and headline not in perl:
-        told.append(f"The profile {perl[0]} compares with papers that used ROUGE-1.5.5.")
+        changed = profiles[perl[0]]["settings"].get("postprocess", "none")
+        only = "" if changed == "none" else f" and changed predictions in the same way ({changed})"
+        told.append(f"The profile {perl[0]} compares with papers that used ROUGE-1.5.5{only}.")
     if facts.expected is not None:
         told.append(
             "The published row is quoted, not measured here; with which program it was computed, this run "
             f"does not know.{_published_l(facts)}"
         )
+        told += _not_as_published(facts)
     return told
 
 
@@ -200,9 +216,34 @@ def profile_notes(name: str, settings: JSON) -> list[str]:
     return told
 
 
-def is_perl(name: str, settings: JSON) -> bool:
-    """Whether a profile stems as ROUGE-1.5.5 does."""
-    return name in PERL_PROFILES or "wordnet_sha256" in settings
+def _not_as_published(facts: Facts) -> list[str]:
+    """Say where the rows that were scored are not those that a published figure is of."""
+    told = []
+    if facts.split != "test":
+        told.append(
+            f"These figures are of the {facts.split} split, published ones of the test split."
+        )
+    dataset = facts.settings("fetch").get("dataset", {})
+    if dataset and dataset["source"] != "catalogue":
+        told.append(
+            f"The rows are of {dataset_words(facts)}: this run does not know whether the published row is "
+            "of the same set."
+        )
+    elif dataset.get("split"):
+        told.append(
+            f"The set is cut as `{dataset['split']}`: figures of another cut do not compare."
+        )
+    if not facts.checks_rows:
+        told.append(
+            "How many rows the published set has was not asked for (fetch.dataset.check_rows false)."
+        )
+    fetched, scored = facts.metric("fetch", f"rows_{facts.split}"), facts.rouge["rows"]
+    if fetched is not None and fetched != scored:
+        told.append(
+            f"{scored:,} of the {fetched:,} rows of the {facts.split} split were scored, published figures "
+            "are of all."
+        )
+    return told
 
 
 def _published_l(facts: Facts) -> str:

@@ -8,31 +8,22 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import JSON
+from stages.metrics import amount as metric_amount
+from stages.metrics import metric_of
 from stages.report.facts import Facts
 from stages.report.lengths import ROLES, Counts
-from stages.report.wording import ROUGE_LABELS, amount, interval, percent, system_label
+from stages.report.wording import (
+    PERL_PROFILES,
+    ROUGE_LABELS,
+    amount,
+    interval,
+    percent,
+    system_label,
+)
 from stages.schema import SPLITS
 
 NO_CELL = "-"
-PERL_PROFILES = ("rouge155", "gigaword-unilm")
-"""Profiles whose figures are those of ROUGE-1.5.5, which most papers use."""
-
-_MEASURES = {
-    "length_ratio": "Length ratio",
-    "novel_1gram": "Novel 1-grams %",
-    "novel_2gram": "Novel 2-grams %",
-    "novel_3gram": "Novel 3-grams %",
-    "novel_4gram": "Novel 4-grams %",
-    "coverage": "Coverage %",
-    "density": "Density",
-    "compression": "Compression",
-    "repetition": "Repeated 3-grams %",
-    "stopped_by_length": "Stopped by length %",
-    "bertscore_precision": "BERTScore P %",
-    "bertscore_recall": "BERTScore R %",
-    "bertscore_f": "BERTScore F %",
-}
-"""By the names in rouge.json; with % where they are shares."""
+_STEPS = frozenset({"Fetched", "Kept", "Summarised", "Scored"})
 
 
 class Table(NamedTuple):
@@ -40,6 +31,8 @@ class Table(NamedTuple):
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    steps: frozenset[str] = frozenset()
+    """Names of rows that stand out; the rows below one tell of it."""
 
 
 class Settings(NamedTuple):
@@ -66,7 +59,8 @@ def rouge_table(facts: Facts, name: str | None = None, *, with_intervals: bool =
     rows: list[tuple[str, ...]] = []
     for system, figures in facts.rouge["profiles"][name]["systems"].items():
         found = (figures[kind]["fmeasure"] for kind in ROUGE_LABELS)
-        cells = (_figure(one, with_intervals=with_intervals) for one in found)
+        shows = with_intervals and facts.rouge["rows"] > 1  # one row has none
+        cells = (_figure(one, with_intervals=shows) for one in found)
         rows.append((system_label(facts, system), *cells))
     if name == headline or name in PERL_PROFILES:
         rows[1:1] = _published(facts)
@@ -94,7 +88,7 @@ def parts_table(facts: Facts, name: str) -> Table:
         (
             label,
             *(
-                _figure(model[kind][part], with_intervals=True)
+                _figure(model[kind][part], with_intervals=facts.rouge["rows"] > 1)
                 for part in ("precision", "recall", "fmeasure")
             ),
         )
@@ -109,24 +103,25 @@ def measures_table(facts: Facts) -> Table:
     names = list(dict.fromkeys(name for measures in found.values() for name in measures))
     rows = []
     for name in names:
-        label = _MEASURES.get(name, name.replace("_", " "))
-        scale = 100 if label.endswith("%") else 1
+        label = metric_of(name).label
+        label = f"{label[0].upper()}{label[1:]}"
         counts = {one[name]["rows"] for one in found.values() if "rows" in one.get(name, {})}
         if counts - {facts.rouge["rows"]}:
             label += f" ({' or '.join(f'{count:,}' for count in sorted(counts))} rows)"
         cells = (
-            _measure(measures.get(name), scale, with_interval=system == "model")
+            _measure(facts, name, measures.get(name), with_interval=system == "model")
             for system, measures in found.items()
         )
         rows.append((label, *cells))
     return Table(("Measure", *(system_label(facts, system) for system in found)), rows)
 
 
-def _measure(one: JSON | None, scale: int, *, with_interval: bool) -> str:
+def _measure(facts: Facts, name: str, one: JSON | None, *, with_interval: bool) -> str:
     if one is None:
         return NO_CELL
-    told = f"{scale * one['mean']:.2f}"
-    return f"{told}\n{interval(one, scale)}" if with_interval else told
+    mean, low, high = (metric_amount(name, one[bound]) for bound in ("mean", "low", "high"))
+    rows = int(one.get("rows") or facts.rouge["rows"])
+    return f"{mean}\n{low} to {high}" if with_interval and rows > 1 else mean
 
 
 def flow_table(facts: Facts) -> Table:
@@ -134,13 +129,21 @@ def flow_table(facts: Facts) -> Table:
 
     A cell's second line is its share: of fetched rows, or of kept tokens and those cut off together.
     """
-    rows = [("Fetched", *(_count(facts.metric("fetch", f"rows_{split}")) for split in SPLITS))]
+    rows: list[tuple[str, ...]] = []
+    if left_out := facts.metric("fetch", "rows_left_out"):
+        name = f"left out by the set's definition: {_count(left_out)}, of no split"
+        rows.append((name, *[NO_CELL] * len(SPLITS)))
+    rows.append(("Fetched", *(_count(facts.metric("fetch", f"rows_{split}")) for split in SPLITS)))
     rows += [
         (f"left out: {cause.replace('_', ' ')}", *_shares(facts, "clean", f"rows_{cause}_{{}}"))
         for cause in _causes(facts)
     ]
     if "clean" in facts.inputs:
         rows.append(("Kept", *_shares(facts, "clean", "rows_kept_{}")))
+        duplicates = facts.settings("clean").get("duplicates", {})  # of older runs: none
+        if duplicates.get("within_split") == "report":
+            alike = _shares(facts, "clean", "duplicates_{}")
+            rows.append(("like another row of the split, kept", *alike))
     if "encode" in facts.inputs:
         for role, noun in (("source", "documents"), ("target", "summaries")):
             cut, lost = f"{role}_rows_truncated_{{}}", f"{role}_tokens_lost_{{}}"
@@ -157,7 +160,7 @@ def flow_table(facts: Facts) -> Table:
         ]
     if facts.rouge:
         rows.append(("Scored", *_only(facts, _count(facts.rouge["rows"]))))
-    return Table(("Step", *SPLITS), rows)
+    return Table(("Step", *SPLITS), rows, _STEPS)
 
 
 def _causes(facts: Facts) -> list[str]:
@@ -198,7 +201,7 @@ def _share(part: int, whole: int | None) -> str:
 
 
 def lengths_table(facts: Facts) -> Table:
-    """Return quantiles of the lengths of all texts, in tokens, before anything was cut."""
+    """Return quantiles of the lengths of all texts, in tokens; those of the rows before they were cut."""
     rows = []
     for role, noun in zip(ROLES, ("Documents", "References"), strict=True):
         for split, found in facts.lengths.items():

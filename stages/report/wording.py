@@ -11,6 +11,8 @@ ROUGE_LABELS = {
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
 }
+PERL_PROFILES = ("rouge155", "gigaword-unilm")
+"""Profiles whose figures are those of ROUGE-1.5.5, which most papers use."""
 _PLACES = {
     "embedding": "at the embedding's LayerNorm",
     "residual": "at the first layer",
@@ -45,6 +47,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02} min"
 
 
+def roughly(value: float) -> str:
+    """Return a large number to three digits: 7,530, 12.3 million, 1.2 billion."""
+    size, unit = next(
+        (found for found in ((1e9, " billion"), (1e6, " million")) if value >= found[0]), (1, "")
+    )
+    return f"{float(f'{value / size:.3g}'):,g}{unit}"
+
+
 def hours(value: float) -> str:
     """Return hours with thousands separated, never as a power of ten."""
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 4
@@ -67,6 +77,18 @@ def system_label(facts: Facts, system: str) -> str:
     return str(facts.rouge["systems"].get(system, {}).get("label", system.replace("_", " ")))
 
 
+def is_perl(name: str, settings: JSON) -> bool:
+    """Whether a profile stems as ROUGE-1.5.5 does, and so gives figures like most papers'."""
+    return name in PERL_PROFILES or "wordnet_sha256" in settings
+
+
+def perl_beside(facts: Facts) -> str | None:
+    """Return the profile whose figures compare with most papers', if the headline is another."""
+    profiles, headline = facts.rouge["profiles"], facts.rouge["profile"]
+    perl = [name for name, one in profiles.items() if is_perl(name, one["settings"])]
+    return None if not perl or headline in perl else perl[0]
+
+
 def profile_words(settings: JSON) -> str:
     """Return how the scores of a profile were computed, in one line; another profile gives other figures."""
     told = [
@@ -86,15 +108,27 @@ def dataset_words(facts: Facts) -> str:
     if dataset["source"] == "demo":
         return "built-in demo corpus (synthetic)"
     if dataset["source"] == "local":
-        return f"local files ({', '.join(dataset['path'])})"
+        return _local_files(dataset["path"])
     if dataset["source"] == "catalogue":
         place = dataset["path"]
-        where = f"{place} at revision {dataset['revision']}"
-        if isinstance(place, dict):
-            where = f"local files ({', '.join(place)})"
+        where = (
+            _local_files(place)
+            if isinstance(place, dict)
+            else f"{place} at revision {revision(facts, 'dataset')}"
+        )
         return f"{dataset['name']}, split {dataset['split'] or 'as published'}, from {where}"
     named = " ".join(str(part) for part in (dataset["path"], dataset["name"]) if part)
-    return f"{named} at revision {dataset['revision']}"
+    return f"{named} at revision {revision(facts, 'dataset')}"
+
+
+def _local_files(checksums: JSON) -> str:
+    return f"local files ({several(len(checksums), 'file')})"
+
+
+def revision(facts: Facts, what: str) -> str | None:
+    """Return the commit that fetch found of the Hub's `dataset` or `model`, else the revision asked for."""
+    asked: str | None = facts.settings("fetch")[what].get("revision")
+    return facts.metric("fetch", f"{what}_commit") or asked
 
 
 def model_words(facts: Facts) -> str:
@@ -105,13 +139,28 @@ def model_words(facts: Facts) -> str:
         return f"new BART ({layers} + {layers} layers, width {model['d_model']}), not pretrained"
     if model["source"] == "local":
         return f"BART-type model from a local directory ({several(len(model['path']), 'file')})"
-    return f"{model['path']} at revision {model['revision']}"
+    return f"{model['path']} at revision {revision(facts, 'model')}"
 
 
 def is_r3f(facts: Facts) -> bool:
     """Whether the training had the R3F term; its settings may turn it off."""
     r3f = facts.settings("finetune")["r3f"]
     return bool(r3f["lambda"] > 0)
+
+
+def noise_words(facts: Facts) -> str:
+    """Return which noise R3F adds."""
+    r3f = facts.settings("finetune")["r3f"]
+    if r3f["noise"] == "none":
+        return "no noise: the passes differ in their dropout alone"
+    return f"{r3f['noise']} noise of sigma {r3f['sigma']:g}"
+
+
+def dropout_words(facts: Facts) -> str:
+    """Return how training values are measured: with dropout, if there is any."""
+    config = facts.settings("finetune")
+    has = any(config[name] > 0 for name in ("dropout", "attention_dropout", "activation_dropout"))
+    return "with dropout" if has else "without dropout"
 
 
 def survival_words(facts: Facts) -> str:

@@ -41,6 +41,18 @@ LANGUAGES = (
 )
 """The first two are written from right to left."""
 LONG = " and so on" * 900
+SYSTEMS = {
+    "model": 0.45,
+    "lead": 0.3,
+    "oracle": 1.0,
+    "random_training_summary": 0.05,
+    "model_against_another_reference": 0.03,
+}
+"""As many as a run has by default, with the widest figures."""
+MEASURES = {
+    name: {"mean": 1.0, "low": 1.0, "high": 1.0}
+    for name in ("novel_2gram", "coverage", "repetition", "stopped_by_length")
+} | {"density": {"mean": 123.4567, "low": 100.0, "high": 200.0}}
 
 
 def missing() -> str:
@@ -72,11 +84,17 @@ def browser() -> Iterator[Browser]:
 
 def finished(root: Path) -> str:
     """A run with everything on its page."""
-    profiles = {
-        name: profile({"model": 0.45, "lead": 0.3, "model_against_another_reference": 0.03})
-        for name in ("rouge-score", "rouge155")
-    }
-    rouge = rouge_json(profiles=profiles, warnings=["something is odd", "and something else"])
+    profiles = {name: profile(SYSTEMS) for name in ("rouge-score", "rouge155")}
+    rouge = rouge_json(
+        profiles=profiles,
+        measures=dict.fromkeys(SYSTEMS, MEASURES),
+        systems={
+            "oracle": {"label": "Extractive oracle"},
+            "random_training_summary": {"label": "Random training summary"},
+            **rouge_json()["systems"],
+        },
+        warnings=["something is odd", "and something else"],
+    )
     published = {"rouge1": 44.38, "rouge2": 21.5, "rougeL": 40.9, "source": "table 4"}
     valid = [{"update": n, "valid/nll": 1.2 + abs(n - 1400) / 2000} for n in range(200, 2000, 200)]
     rows = tuple(

@@ -21,6 +21,7 @@ SHARED_BY_STAGES = (
     "stages.decoding",
     "stages.hub_calls",
     "stages.intervals",
+    "stages.metrics",
     "stages.normalize",
     "stages.rouge_json",
     "stages.schema",

@@ -13,7 +13,7 @@ from stages.pages import add_report
 from stages.recipe import SummarizationRecipe
 from tests.conftest import CommandLine
 from tests.fakes.toy_stages import snapshot
-from tests.unit.stages.report.builders import ROWS, new_run
+from tests.unit.stages.report.builders import ROWS, new_run, rouge_json
 
 LONG = " more" * 1600
 
@@ -85,6 +85,19 @@ def test_a_comparison_says_what_it_compares_with_and_marks_what_is_shared(
     assert '<a class="skip" href="#means">' in page and '<a href="#pair-1">' in page
     header = re.findall(r'scope="col"[^>]*>([^<]*)</th>', page.partition("From ")[2])
     assert "first" not in header and header[1].endswith("a") and header[2].endswith("b")
+
+
+def test_a_comparison_has_the_warnings_of_its_runs_and_the_l_of_their_set(
+    tmp_path: Path, sumpipe: CommandLine
+) -> None:
+    fetched = {"rouge_l": "rougeL"}
+    new_run(tmp_path / "a", rouge=rouge_json(warnings=["many <odd> rows"]), fetched=fetched)
+    new_run(tmp_path / "b", tuple(row._replace(f=row.f / 2) for row in ROWS), fetched=fetched)
+    out = tmp_path / "page.html"
+    assert sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out).code == 0
+    page = out.read_text(encoding="utf-8")
+    assert f"<li>{tmp_path / 'a'}: many &lt;odd&gt; rows</li>" in page
+    assert re.findall(r"<figure><strong>(.*?)</strong>", page)[2] == "ROUGE-L"
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path: Path, sumpipe: CommandLine) -> None:

@@ -210,3 +210,16 @@ def test_a_line_that_is_no_record_is_named_and_left_out(
 def test_a_log_that_is_gone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     MetricsLog(tmp_path / "metrics.jsonl", 18)
     assert "the records up to update 18 are gone" in caplog.text
+
+
+@pytest.mark.parametrize("left", ["whole", "torn", "nothing"])
+def test_a_kill_while_records_are_set_aside_neither_loses_nor_doubles_them(
+    tmp_path: Path, left: str
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 5))
+    lines = path.read_bytes().splitlines(keepends=True)[2:]
+    before = {"whole": b"".join(lines), "torn": lines[0][:7], "nothing": b""}[left]
+    (tmp_path / SET_ASIDE).write_bytes(before)  # and the log is as it was
+    MetricsLog(path, 2)
+    assert [record["loss"] for record in set_aside(path)] == [3 / 8, 4 / 8]

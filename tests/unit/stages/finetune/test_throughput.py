@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.finetune import throughput
-from stages.finetune.throughput import PEAK_TFLOPS, Stopwatch, peak_tflops
+from stages.finetune.throughput import PEAK_TFLOPS, Stopwatch, device_name, peak_tflops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -58,6 +58,7 @@ def test_a_gpu_is_looked_up_by_its_name(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_tflops(None, GPU) == peak
     assert peak_tflops(12.5, GPU) == 12.5
+    assert (device_name(GPU), device_name(CPU)) == (name, "cpu")
 
 
 def test_no_name_in_the_table_is_a_part_of_another() -> None:

@@ -226,6 +226,7 @@ def new_run(
     report: JSON | None = None,
     gpus: Sequence[str] = ("H200, 570",),
     fetched: JSON | None = None,
+    cleaned: JSON | None = None,
     trained: JSON | None = None,
     exported: str = "50",
 ) -> RunDir:
@@ -236,6 +237,7 @@ def new_run(
     run_dir.recipe.write_text(json.dumps(recipe), encoding="utf-8")
     found = metrics(rows)
     found["fetch"] |= fetched or {}
+    found["clean"] |= cleaned or {}
     found["finetune"] |= trained or {}
     found["export"]["updates"] = exported
     made: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,29 @@ def test_the_card_is_for_readers_who_have_not_the_run() -> None:
     assert "- Made by: sumpipe 0.9, commit c0ffee, torch 2.13.0, deepspeed 0.19.8\n" in text
 
 
+def test_the_devices_are_those_of_all_launches() -> None:
+    run = facts(trained={"device": "NVIDIA A100", "rows_over_lane_tokens": 12})
+    curve = [{"update": n, "seconds": 1800.0, "devices": count} for n, count in ((10, 64), (20, 8))]
+    text = model_card(replace(run, curve=curve))
+    assert "- Processes: 64, then 8; DeepSpeed profile of the last launch zero2.json\n" in text
+    assert "- Hardware: 64, then 8 x NVIDIA A100, 36.0 GPU hours in updates\n" in text
+    assert re.search(r"- Update: .* padded tokens; 12 longer rows alone in theirs\n", text)
+
+
+@pytest.mark.parametrize("on_leak", ["report", "drop"])
+def test_documents_in_two_splits_are_among_the_limits(on_leak: str) -> None:
+    run = facts(clean={"duplicates": {"on_leak": on_leak}})
+    run.inputs["clean"].manifest.metrics["leaks"] = 1
+    told = "- 1 document is like a document of another split and stayed" in model_card(run)
+    assert told == (on_leak == "report")
+
+
+def test_the_commit_that_was_fetched_is_named_instead_of_a_branch() -> None:
+    run = facts(HUB, known={"dataset_commit": "1" * 40, "model_commit": "2" * 40})
+    assert results(run)[0].dataset_revision == "1" * 40
+    assert f"team/bart at revision {'2' * 40}" in model_card(run)
+
+
 def test_files_of_a_local_model_are_counted_not_listed() -> None:
     files = {"config.json": "0" * 64, "my secret name.bin": "1" * 64}
     run = facts()
@@ -278,7 +302,7 @@ def test_every_system_stands_in_the_text_with_its_interval() -> None:
             assert f"\n| {LABELS[system]} | {cells} |\n" in text
     assert "the 95 % interval of 1,000 bootstrap samples" in text
     assert "Profile `rouge-score` (rouge-score 0.1.2; " in text and "Profile `rouge155` (" in text
-    assert re.search(r"\| Density \|.* 2\.50 .*\| 50\.00 ", text)
+    assert re.search(r"\| Density, words \| 2\.500 .*\| 50\.000 ", text)
     assert "1,234 rows of the test split" in text and "Exact match: 16.67 %" in text
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert len(set(rows)) == 2, "a cell too many or too few breaks a table"
@@ -337,6 +361,7 @@ def test_the_paper_is_cited_where_its_method_was_used() -> None:
     for weight, is_cited in ((0.1, True), (0.0, False)):
         text = model_card(facts(finetune={"r3f": {"lambda": weight}}))
         assert ("Reducing Representational Collapse, ICLR 2021" in text) == is_cited
+        assert ("- R3F: off (lambda 0)\n" in text) == (not is_cited)
         assert "(arXiv 1910.13461)" in text
 
 

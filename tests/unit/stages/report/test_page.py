@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.artifact import RunDir
 from pipeline.config import JSON
-from pipeline.errors import CorruptArtifact
 from stages.pages import run_page
 from stages.report.config import ExpectedConfig, ReportConfig
 from stages.report.run import run
@@ -23,7 +21,6 @@ from tests.unit.stages.report.builders import (
     ROWS,
     STAGES,
     Row,
-    begin,
     figure,
     lines,
     new_run,
@@ -33,61 +30,9 @@ from tests.unit.stages.report.builders import (
     rouge_json,
     write_launches,
 )
+from tests.unit.stages.report.reading import assert_whole, rows_of, text_of
 
 PUBLISHED = {"rouge1": 44.38, "rouge2": 21.5, "rougeLsum": 41.17, "source": "<table> 4"}
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes; fails where tags are not closed in order."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "hr", "wbr"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, self.getpos()
-
-
-def assert_whole(page: str) -> list[tuple[str, dict[str, str | None]]]:
-    """Check that a page is well-formed and loads nothing, and its links lead somewhere; returns its tags."""
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags.found}
-    assert "@import" not in page and "url(" not in page
-    assert not [
-        name for _, attributes in tags.found for name in attributes if name.startswith("on")
-    ]
-    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    targets = [attributes["href"] or "" for _, attributes in tags.found if "href" in attributes]
-    assert all(target.startswith("#") and target[1:] in ids for target in targets)
-    return tags.found
-
-
-def text_of(page: str) -> str:
-    """The page's words, blanks as one."""
-    body = page.partition("<body>")[2]
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
-
-
-def rows_of(page: str, caption: str) -> dict[str, list[str]]:
-    """Cells of the table with this caption, by the name of the row."""
-    table = re.search(rf"<caption>{re.escape(caption)}.*?</table>", page, re.DOTALL)
-    assert table, caption
-    found = re.findall(r'scope="row">(.*?)</th>(.*?)</tr>', table.group(), re.DOTALL)
-    return {name: re.findall(r'<td role="cell">(.*?)</td>', cells) for name, cells in found}
 
 
 def test_every_figure_of_rouge_json_is_on_the_page_with_its_interval(tmp_path: Path) -> None:
@@ -184,15 +129,19 @@ def test_the_stage_and_the_command_write_the_same_page_twice(tmp_path: Path) -> 
 
 def test_rows_are_accounted_for_with_the_causes_of_losses(tmp_path: Path) -> None:
     rows = (*ROWS[:4], ROWS[4]._replace(stop="length"), ROWS[5]._replace(prediction=" "))
-    found = rows_of(run_page(new_run(tmp_path / "run", rows).root), "Every row from the source")
+    page = run_page(new_run(tmp_path / "run", rows).root)
+    found = rows_of(page, "Every row from the source")
     assert found["Fetched"] == ["9,000", "2", "7"]
     assert found["left out: duplicate"] == ["10<small>0.11 %</small>", "0", "0"]
+    assert found["like another row of the split, kept"] == ["0"] * 3
     assert found["left out: empty summary"] == ["0", "0", "1<small>14.29 %</small>"]
     assert found["Kept"][2] == "6<small>85.71 %</small>"
     assert found["tokens of documents lost"][0] == "1,234<small>50.00 %</small>"
     assert found["ended by the length limit"] == ["-", "-", "1<small>16.67 %</small>"]
     assert found["without text"] == ["-", "-", "1<small>16.67 %</small>"]
     assert found["Scored"] == ["-", "-", "6"]
+    steps = re.findall(r'class="step"><th role="rowheader" scope="row">(.*?)<', page)
+    assert steps == ["Fetched", "Kept", "Summarised", "Scored"]
 
 
 def test_lengths_are_those_of_the_encoded_rows(tmp_path: Path) -> None:
@@ -210,7 +159,7 @@ def test_the_cost_adds_up_over_launches(tmp_path: Path) -> None:
     told = text_of(run_page(run_dir.root))
     # 5 records of 30 s and 50 tokens a second on 4 devices, and an hour that was done again
     assert f"GPU hours {(5 * 30 + 3600) * 4 / 3600:.2f} " in told
-    assert "Tokens 7,500, 500 of them targets" in told
+    assert "Tokens about 7,500, 500 of them targets" in told
     assert "Lost to interruptions 1 h 00 min" in told
     assert "Peak memory not recorded" in told
 
@@ -220,6 +169,8 @@ def test_launches_on_other_devices_cost_what_they_had(tmp_path: Path) -> None:
     for record, count in zip(curve, (64, 64, 8, 8, 8), strict=False):
         record |= {"devices": count, "seconds": 36_000.0}
     told = text_of(run_page(new_run(tmp_path / "run", curve=curve).root))
+    assert "in bf16 on 64, then 8 x H200." in told, "not the last launch's for all"
+    assert "zero2.json, of the last launch" in told
     assert f"GPU hours {(2 * 64 + 3 * 8) * 10:,} " in told, "and no power of ten"
     assert "Devices 64, then 8 " in told
 
@@ -230,15 +181,20 @@ def test_memory_without_a_gpu_is_said_to_be_the_host_s(tmp_path: Path) -> None:
         assert f"Peak memory 3.00 GiB {where}" in text_of(run_page(run_dir.root))
 
 
-def test_an_interruption_past_the_end_is_not_of_this_training(tmp_path: Path) -> None:
-    """Logs of before `begins` was said cannot tell the trainings apart, but a shorter one ends before."""
-    run_dir = new_run(tmp_path / "run")
-    log = run_dir.logs("finetune") / "2025-12-31T000000+0000-1" / "rank0000.log"
-    log.parent.mkdir(parents=True)
-    resumed = "2025-12-31T00:00:01+0000 INFO stages.finetune.run: resumes after update 90000\n"
-    log.write_text(resumed, encoding="utf-8")
-    page = run_page(run_dir.root)
-    assert "90,000" not in page and "went on from here" not in page
+@pytest.mark.parametrize(
+    ("device", "gpus", "on", "hours"),
+    [
+        ("NVIDIA H200", (), "on 4 x NVIDIA H200.", "GPU hours"),
+        ("cpu", ("H200, 570",), "on 4 CPU processes.", "Process hours (no GPU)"),
+    ],
+    ids=["no nvidia-smi", "GPUs that were not used"],
+)
+def test_the_device_is_what_training_recorded(
+    tmp_path: Path, device: str, gpus: tuple[str, ...], on: str, hours: str
+) -> None:
+    run_dir = new_run(tmp_path / "run", gpus=gpus, trained={"device": device})
+    told = text_of(run_page(run_dir.root))
+    assert on in told and hours in told
 
 
 BEST = {"selection": {"weights": "best", "every": 10, "patience": 2}}
@@ -252,12 +208,9 @@ def test_the_best_weights_are_told_with_their_own_nll(tmp_path: Path, is_recorde
         trained |= {"chosen_nll_nats_per_token": 1.234}
     run_dir = new_run(tmp_path / "run", finetune=BEST, trained=trained, exported="30", curve=curve)
     told = text_of(run_page(run_dir.root))
+    assert "Validation nll 1.234 nats per token, best weights, update 30" in told
     assert (
-        "Validation nll 1.234 nats per token, of the best by validation nll, after update 30"
-        in told
-    )
-    assert (
-        "Stopped early, after 50 of 1,000 updates: 2 validations in a row brought no better" in told
+        "Stopped early, after 50 of 1,000 updates: 2 candidates in a row brought no better" in told
     )
     assert "Fine-tuned for 50 updates of 1,000, stopped early (1.25 epochs)" in told
     assert "not finite: 2 updates." in told and "overflowed fp16: 1 update." in told
@@ -361,7 +314,9 @@ def test_measures_of_fewer_rows_say_of_how_many(tmp_path: Path) -> None:
         "model": {"density": {**figure(2.5), "rows": 4}, "coverage": {**figure(0.5), "rows": 6}}
     }
     page = run_page(new_run(tmp_path / "run", rouge=rouge_json(measures=measures)).root)
-    assert {"Density (4 rows)", "Coverage %"} <= rows_of(page, "Means; 95 % interval").keys()
+    assert {"Density, words (4 rows)", "Coverage, %"} <= rows_of(
+        page, "Means; 95 % interval"
+    ).keys()
 
 
 def test_the_licence_of_the_data_is_told(tmp_path: Path) -> None:
@@ -369,36 +324,19 @@ def test_the_licence_of_the_data_is_told(tmp_path: Path) -> None:
     assert "Licence of the data CC BY 4.0 To be cited as not known" in told
 
 
-def test_interruptions_are_marked_and_told(tmp_path: Path) -> None:
-    run_dir = new_run(tmp_path / "run")
-    write_launches(run_dir)
-    page = run_page(run_dir.root)
-    told = text_of(page)
-    assert (
-        "Update 23: training went on from here at 2026-01-02 02:00:01 UTC, after a stop by SIGTERM"
-        in told
-    )
-    assert (
-        "Update 30: training went on from here at 2026-01-02 03:00:01 UTC, after an end without a word"
-        in told
-    )
-    assert page.count('<path class="rule stop" d="M') == 2 * 6 + 1, (
-        "twice a chart, once in the legend"
-    )
+def test_where_generated_summaries_end_is_told_beside_the_limit_of_references(
+    tmp_path: Path,
+) -> None:
+    told = text_of(run_page(new_run(tmp_path / "run").root))
+    assert "generated ones end at 142 tokens, the start token included" in told
 
 
-def test_the_logs_that_interruptions_are_read_from_are_written_so() -> None:
-    """The words that interruptions.py looks for are those that training says."""
-    finetune = Path(__file__).parents[4] / "stages" / "finetune"
-    assert (
-        '_logger.info("resumes after update %d", state.update)' in (finetune / "run.py").read_text()
-    )
-    begun = '_logger.info("begins a training of %d updates", config.updates)'
-    assert begun in (finetune / "run.py").read_text()
-    assert (
-        'f"stopped by {reason} after update {self.state.update}'
-        in (finetune / "loop.py").read_text()
-    )
+def test_a_perl_profile_that_changes_predictions_says_so(tmp_path: Path) -> None:
+    profiles = {name: profile({"model": 0.4}) for name in ("rouge-score", "gigaword-unilm")}
+    profiles["gigaword-unilm"]["settings"]["postprocess"] = "each 1 becomes #"
+    rouge = rouge_json(profiles=profiles)
+    told = text_of(run_page(new_run(tmp_path / "run", rouge=rouge).root))
+    assert "used ROUGE-1.5.5 and changed predictions in the same way (each 1 becomes #)." in told
 
 
 def test_a_warm_start_is_marked(tmp_path: Path) -> None:
@@ -409,7 +347,30 @@ def test_a_warm_start_is_marked(tmp_path: Path) -> None:
 
 def test_r3f_that_is_off_is_said_to_be(tmp_path: Path) -> None:
     told = text_of(run_page(new_run(tmp_path / "run", finetune={"r3f": {"lambda": 0.0}}).root))
-    assert "without R3F" in told and "R3F is off in this run" in told
+    assert "without R3F" in told
+    assert "symmetric KL" not in told, "older ones have recorded a KL of 0 that nobody measured"
+    assert "Training nll is measured while training, with dropout;" in told
+
+
+@pytest.mark.parametrize(
+    ("finetune", "how"),
+    [
+        ({}, "with dropout"),
+        ({"dropout": 0.0, "attention_dropout": 0.0}, "without dropout"),
+        ({"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.1}, "with dropout"),
+    ],
+)
+def test_how_training_values_are_measured_is_said(tmp_path: Path, finetune: JSON, how: str) -> None:
+    told = text_of(run_page(new_run(tmp_path / "run", finetune=finetune).root))
+    assert f"training, {how} validation" in told, "in the legend"
+    assert f"while training, of the pass without noise, {how};" in told
+
+
+def test_r3f_without_noise_is_said_to_have_none(tmp_path: Path) -> None:
+    finetune = {"r3f": {"noise": "none", "lambda": 0.01}}
+    told = text_of(run_page(new_run(tmp_path / "run", finetune=finetune).root))
+    assert "with R3F (lambda 0.01, no noise: the passes differ in their dropout alone)" in told
+    assert "No noise: the passes differ in their dropout alone; lambda 0.01" in told
 
 
 def test_settings_and_origin_are_on_the_page(tmp_path: Path) -> None:
@@ -421,52 +382,99 @@ def test_settings_and_origin_are_on_the_page(tmp_path: Path) -> None:
     assert f"none ({others}); H200, 570 (finetune)" in told
 
 
-@pytest.mark.parametrize("count", range(len(STAGES)))
-def test_an_unfinished_run_has_a_page_that_says_what_is_not_done(
-    tmp_path: Path, count: int
+def test_rows_that_stand_in_two_splits_are_told_before_the_figures(tmp_path: Path) -> None:
+    cleaned = {"leaks": 3, "duplicates_train": 10, "duplicates_valid": 0, "duplicates_test": 2}
+    page = run_page(new_run(tmp_path / "run", cleaned=cleaned).root)
+    told = text_of(page)
+    assert "Before you trust these figures 3 documents are like documents of another split" in told
+    found = rows_of(page, "Every row from the source")["like another row of the split, kept"]
+    assert [cell.partition("<")[0] for cell in found] == ["10", "0", "2"]
+
+
+def test_rows_that_are_in_no_split_are_told(tmp_path: Path) -> None:
+    page = run_page(new_run(tmp_path / "run", fetched={"rows_left_out": 1234}).root)
+    found = rows_of(page, "Every row from the source")
+    assert next(iter(found)) == "left out by the set&#39;s definition: 1,234, of no split"
+
+
+def test_a_published_row_of_other_rows_is_said_to_be(tmp_path: Path) -> None:
+    rouge = rouge_json(split="valid", rows=6)
+    run_dir = new_run(tmp_path / "run", rouge=rouge, report={"expected": PUBLISHED})
+    told = text_of(run_page(run_dir.root))
+    assert "These figures are of the valid split, published ones of the test split." in told
+    assert "does not know whether the published row is of the same set" in told
+    run_dir = new_run(tmp_path / "test", report={"expected": PUBLISHED})
+    told = text_of(run_page(run_dir.root))
+    assert "published ones of the test split" not in told
+    assert "6 of the 7 rows of the test split were scored, published figures are of all." in told
+
+
+def test_a_set_that_was_taken_unchecked_is_not_passed_off_as_the_published_one(
+    tmp_path: Path,
 ) -> None:
-    run_dir = new_run(tmp_path / "run", done=STAGES[:count])
-    page = run_page(run_dir.root)
-    assert_whole(page)
-    *first, last = STAGES[count:]
-    undone = f"{', '.join(first)} and {last}" if first else last
-    assert f"Not done yet: {undone}." in text_of(page)
-    assert ("Nothing is scored yet." in page) and ("No stage is done yet." in page) == (count == 0)
+    dataset = {"source": "catalogue", "name": "reddit_tifu_long", "split": "pegasus"}
+    run_dir = new_run(
+        tmp_path / "run",
+        fetch={"dataset": dataset, "model": {"source": "scratch"}},
+        report={"expected": PUBLISHED},
+    )
+    told = text_of(run_page(run_dir.root))
+    assert "The set is cut as `pegasus`" in told and "check_rows" not in told
+    recipe = json.loads(run_dir.recipe.read_text(encoding="utf-8"))
+    recipe["fetch"] = {"dataset": {**dataset, "check_rows": False}}
+    run_dir.recipe.write_text(json.dumps(recipe), encoding="utf-8")
+    told = text_of(run_page(run_dir.root))
+    assert "was not asked for (fetch.dataset.check_rows false)" in told
 
 
-def test_an_interrupted_training_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
-    run_dir = new_run(tmp_path / "run", done=STAGES[:3])
-    work = begin(run_dir, "finetune")
-    cut_short = lines(records()) + '{"update": 60, "lo'
-    (work / "metrics.jsonl").write_text(cut_short, encoding="utf-8")
-    write_launches(run_dir)
-    page = run_page(run_dir.root)
-    assert_whole(page)
-    told = text_of(page)
-    assert "records reach update 50 of 1,000" in told
-    assert "50 of 1,000 updates so far" in told and "Device hours not known" in told
-    assert "Negative log-likelihood" in told and "Update 30: training went on" in told
+def test_in_a_chart_the_published_figure_has_its_like_beside_it(tmp_path: Path) -> None:
+    profiles = {
+        name: profile({"model": f}) for name, f in (("rouge-score", 0.45), ("rouge155", 0.46))
+    }
+    rouge = rouge_json(profiles=profiles)
+    page = run_page(new_run(tmp_path / "run", rouge=rouge, report={"expected": PUBLISHED}).root)
+    chart = re.search(r"<figure><strong>ROUGE-1</strong>(.*?)</figure>", page, re.DOTALL)
+    assert chart
+    found = re.findall(r'class="(?:name|value)"[^>]*>([^<]*)<', chart[1])
+    assert found == ["Model", "45.00", "Model, rouge155", "46.00", "Published", "44.38"]
 
 
-def test_a_training_without_a_record_has_no_curves(tmp_path: Path) -> None:
-    run_dir = new_run(tmp_path / "run", done=STAGES[:3])
-    begin(run_dir, "finetune")
-    page = run_page(run_dir.root)
-    assert_whole(page)
-    assert "There are no records of a training yet." in page
+def test_the_commit_that_was_fetched_is_told_instead_of_a_branch(tmp_path: Path) -> None:
+    fetched = {"dataset_commit": "1" * 40, "model_commit": "2" * 40}
+    told = text_of(run_page(new_run(tmp_path / "run", fetch=HUB, fetched=fetched).root))
+    assert f"team/bart at revision {'2' * 12}" in told
+    assert f"team/news 3.0.0 at revision {'1' * 12}" in told
 
 
-def test_summaries_that_are_not_scored_are_shown_at_random(tmp_path: Path) -> None:
-    page = run_page(new_run(tmp_path / "run", done=STAGES[:6]).root)
-    assert "Drawn at random" in page and "Best by ROUGE" not in page
+def test_files_are_counted_not_listed(tmp_path: Path) -> None:
+    run_dir = new_run(tmp_path / "run", done=STAGES[:1])
+    manifest = run_dir.committed("fetch") / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    checksums = {f"train.{number}.jsonl": "0" for number in range(500)}
+    content["payload"]["config"]["dataset"] = {"source": "local", "path": checksums}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    told = text_of(run_page(run_dir.root)).partition("Results")[0]
+    assert "Data: local files (500 files)" in told and "train.7" not in told
 
 
-def test_no_baseline_and_no_measures_are_said_to_be_missing(tmp_path: Path) -> None:
-    rouge = rouge_json(profiles={"rouge-score": profile({"model": 0.4})}, measures={})
-    page = run_page(new_run(tmp_path / "run", rouge=rouge).root)
-    assert_whole(page)
-    told = text_of(page)
-    assert "No baseline was scored" in told and "Nothing beside ROUGE was measured" in told
+def test_how_a_summary_ended_is_told_in_words(tmp_path: Path) -> None:
+    stops = ("eos", "length", "empty", "failed: out of memory")
+    rows = [row._replace(stop=stop) for row, stop in zip(ROWS, stops, strict=False)]
+    page = run_page(new_run(tmp_path / "run", rows).root)
+    found = set(re.findall(r"<dt>Prediction(.*?)</dt>", page))
+    assert found == {
+        "",
+        " (ended by the length limit)",
+        " (of an empty document)",
+        " (failed: out of memory)",
+    }
+
+
+def test_texts_have_their_language_where_it_is_known(tmp_path: Path) -> None:
+    report = {"card": {"language": "de"}}
+    found = assert_whole(run_page(new_run(tmp_path / "run", ROWS[:1], report=report).root))
+    tags = [tag for tag, attributes in found if attributes.get("lang") == "de"]
+    assert tags == ["span", "dd", "dd", "p"]
 
 
 def test_one_example(tmp_path: Path) -> None:
@@ -474,23 +482,8 @@ def test_one_example(tmp_path: Path) -> None:
     assert_whole(page)
     told = text_of(page)
     assert "One row was scored" in told and "mean over 1 row of" in told
+    assert not re.search(r"<small>[\d.]+–", page), "and no bounds are shown"  # noqa: RUF001
     assert "Best by ROUGE" in told and "Worst by ROUGE" not in told
-
-
-def test_empty_texts(tmp_path: Path) -> None:
-    rows = [Row("", "", "", 0.0, "empty", 0)] * 3
-    page = run_page(new_run(tmp_path / "run", rows, done=STAGES[:6]).root)
-    assert_whole(page)
-    assert "Summaries without text: 3 of 3." in page and "(empty)" in page
-
-
-def test_losses_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
-    curve = records()
-    curve[1]["nll"] = curve[2]["gradient_norm"] = None
-    page = run_page(new_run(tmp_path / "run", curve=curve).root)
-    assert_whole(page)
-    assert "20" not in rows_of(page, "Negative log-likelihood")
-    assert text_of(page).count("1 value was not finite and is left out.") == 2
 
 
 def test_a_set_as_large_as_cnn_dailymail_stays_below_a_megabyte(tmp_path: Path) -> None:
@@ -513,19 +506,3 @@ def test_twenty_thousand_predictions(tmp_path: Path) -> None:
     page = run_page(new_run(tmp_path / "run", rows).root)
     assert_whole(page)
     assert "20,000 rows" in page and len(page.encode()) < 200_000
-
-
-def test_a_damaged_record_of_a_finished_training_is_named(tmp_path: Path) -> None:
-    run_dir = new_run(tmp_path / "run")
-    log = run_dir.committed("finetune") / "metrics.jsonl"
-    log.write_bytes(log.read_bytes().replace(b'{"update": 20', b'["update": 20'))
-    with pytest.raises(CorruptArtifact, match=r"metrics\.jsonl, line 2: .*--restart-from finetune"):
-        run_page(run_dir.root)
-
-
-def test_scores_of_other_rows_are_refused(tmp_path: Path) -> None:
-    run_dir, other = new_run(tmp_path / "run"), new_run(tmp_path / "other", ROWS[:5])
-    (run_dir.committed("score")).rename(tmp_path / "away")
-    (other.committed("score")).rename(run_dir.committed("score"))
-    with pytest.raises(CorruptArtifact, match="not those of the predictions"):
-        run_page(RunDir(run_dir.root).root)

@@ -17,7 +17,7 @@ from stages.report.interruptions import Interruption, interruptions
 from stages.report.lengths import edges_for, histogram
 from stages.report.page import DOCUMENT_CHARS, shown
 from stages.report.svg import Line, Span, line_chart, short, span_chart, ticks
-from stages.report.wording import amount, duration, hours, listed, percent, several
+from stages.report.wording import amount, duration, hours, listed, percent, roughly, several
 
 
 def copied_words(text: str, other: str) -> list[bool]:
@@ -180,11 +180,30 @@ def test_interruptions_are_read_launch_by_launch(tmp_path: Path) -> None:
     ]
 
 
-def test_only_a_last_line_may_be_cut_short(tmp_path: Path) -> None:
+def test_lines_that_are_no_records_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert unfinished_curve(path) == ()
-    path.write_text('{"update": 20}\n{"update": 10}\n{"upd', encoding="utf-8")
-    assert unfinished_curve(path) == [{"update": 10}, {"update": 20}]
+    assert unfinished_curve(path) == ([], 0)
+    path.write_text('{"update": 20}\n[]\n{"update": 10}\n{"upd', encoding="utf-8")
+    assert unfinished_curve(path) == ([{"update": 10}, {"update": 20}], 2)
+
+
+def test_a_training_without_a_checkpoint_started_over(tmp_path: Path) -> None:
+    stamp = "2026-01-02T0{}:00:01+0000"
+    begins = f"{stamp} INFO stages.finetune.run: begins a training of 50 updates\n"
+    aside = (
+        f"{stamp} INFO stages.finetune.metrics_log: 3 records past update 0 are set aside in x\n"
+    )
+    failed = (
+        f"{stamp} ERROR rank: rank 0 ends: Traceback (most recent call last):\na.b.DataError: bad\n"
+    )
+    resumes = f"{stamp} INFO stages.finetune.run: resumes after update 20\n"
+    texts = (begins, begins + aside, begins + aside + failed, resumes)
+    for number, text in enumerate(texts, 1):
+        (tmp_path / str(number)).mkdir()
+        log = tmp_path / str(number) / "rank0000.log"
+        log.write_text(text.replace("{}", str(number)), encoding="utf-8")
+    found = interruptions(tmp_path)
+    assert [(one.update, one.error) for one in found] == [(0, ""), (0, ""), (20, "DataError: bad")]
 
 
 def example(document: str, prediction: str = "") -> Example:
@@ -226,6 +245,13 @@ def test_interruptions_of_a_training_that_was_deleted_are_not_this_one_s(tmp_pat
 
 def test_numbers_in_words() -> None:
     assert [hours(h) for h in (0.00123, 0.5, 12.345, 1163.4)] == ["0.0012", "0.50", "12.3", "1,163"]
+    assert [roughly(n) for n in (0, 7500, 123_456, 12_345_678, 1.2e9)] == [
+        "0",
+        "7,500",
+        "123,000",
+        "12.3 million",
+        "1.2 billion",
+    ]
     assert (percent(0.123456), percent(1.0)) == ("12.35", "100.00")
     assert (amount(None), amount(1234567), amount("x")) == ("-", "1,234,567", "x")
     assert [duration(s) for s in (0.04, 59.9, 65, 7265)] == [
