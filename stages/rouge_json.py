@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from pipeline.config import JSON
 from pipeline.errors import DataError
 from pipeline.files import read_json
+
+MODEL = "model"
+"""The system that is scored; others are baselines on the same rows."""
 
 
 class _Figure(BaseModel):
@@ -18,8 +21,23 @@ class _Figure(BaseModel):
     high: float
 
 
-class _Draws(BaseModel):
+class _Parts(BaseModel):
+    precision: _Figure
+    recall: _Figure
+    fmeasure: _Figure
+
+
+class _Types(BaseModel):
+    rouge1: _Parts
+    rouge2: _Parts
+    rougeL: _Parts
+    rougeLsum: _Parts
+
+
+class _Interval(BaseModel):
+    resamples: int
     seed: int
+    confidence: float
 
 
 class _Settings(BaseModel):
@@ -27,14 +45,13 @@ class _Settings(BaseModel):
     tokenizer: str
     stemmer: str
     sentences: str
-    headline_l: str
-    interval: _Draws
+    headline_l: Literal["rougeL", "rougeLsum"]
+    interval: _Interval
 
 
 class _Profile(BaseModel):
     settings: _Settings
-    systems: dict[str, dict[str, dict[str, _Figure]]]
-    """By system, ROUGE type and part."""
+    systems: dict[str, _Types]
 
 
 class _System(BaseModel):
@@ -55,12 +72,16 @@ class _Rouge(BaseModel):
     warnings: list[str]
     dataset: str | JSON | None = None
     split: str | None = None
+    split_choice: str | None = None
     bertscore: JSON | None = None
 
     @model_validator(mode="after")
     def _headline_is_there(self) -> Self:
         if self.profile not in self.profiles:
             raise ValueError(f"profiles lacks the headline, {self.profile}")
+        for name, profile in self.profiles.items():
+            if MODEL not in profile.systems:
+                raise ValueError(f"profiles.{name} lacks the system {MODEL}")
         return self
 
 
@@ -79,6 +100,6 @@ def read_rouge(path: Path) -> JSON:
         place = ".".join(map(str, fault["loc"])) or "it"
         raise DataError(
             f"{path}: {place}: {fault['msg']}, so another version wrote it, or it was altered; "
-            "score it again"
+            "score it again, in a run directory with --restart-from score"
         ) from error
     return found

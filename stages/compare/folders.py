@@ -27,7 +27,6 @@ from stages.compare.notes import (
 )
 from stages.compare.paired import Entrant, figures, method, pairs
 from stages.compare.scored import (
-    MODEL,
     ROUGE,
     Columns,
     Scored,
@@ -36,6 +35,7 @@ from stages.compare.scored import (
     read_scored,
 )
 from stages.compare.spread import spreads
+from stages.rouge_json import MODEL
 
 
 def compare_folders(

@@ -15,13 +15,12 @@ from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from stages.compare.comparison import ROUGE_TYPES, Part
-from stages.rouge_json import read_rouge
+from stages.rouge_json import MODEL, read_rouge
 from stages.schema import Prediction, read_jsonl
 
 ROUGE = "rouge.json"
 SCORES = "scores.parquet"
 MEASURES = "measures.parquet"
-MODEL = "model"
 
 Columns = dict[str, NDArray[np.float64]]
 """Figures by metric, row by row, NaN where a row has none."""

@@ -14,7 +14,7 @@ from stages.report.curve import Curve, committed_curve, unfinished_curve
 from stages.report.examples import Example, choose_examples
 from stages.report.interruptions import Interruption, interruptions
 from stages.report.lengths import Generated, Lengths, encoded_lengths, generated_lengths
-from stages.report.scores import read_rouge
+from stages.rouge_json import read_rouge
 from stages.schema import SPLITS
 
 STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score")
@@ -131,7 +131,7 @@ def gather(
         name=name,
         inputs=inputs,
         begun=begun,
-        rouge=read_rouge(score) if score else {},
+        rouge=read_rouge(score.file("rouge.json")) if score else {},
         curve=curve,
         repeated=repeated,
         unreadable=torn + torn_aside,

@@ -10,13 +10,12 @@ from pydantic import Field, StrictInt, field_validator
 from pipeline.config import EXECUTION_ONLY, JSON, Config
 from pipeline.errors import ConfigError
 from pipeline.stage import HashFile
+from stages.rouge_json import MODEL
 
 ProfileName = Literal["rouge-score", "rouge155", "pegasus", "gigaword-unilm", "unicode"]
 """The rows of profiles.py."""
 Splitter = Literal["newline", "simple", "punkt"]
 Baseline = Literal["lead", "oracle", "random_training_summary", "model_against_another_reference"]
-MODEL = "model"
-"""The system that is scored; others stand beside it."""
 BASELINES: tuple[Baseline, ...] = (
     *("lead", "oracle"),
     *("random_training_summary", "model_against_another_reference"),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import JSON
 from stages.intervals import CONFIDENCE, RESAMPLES, intervals
-from stages.score.config import MODEL
+from stages.rouge_json import MODEL
 from stages.score.doubts import doubts, few_values
 from stages.score.identity import identity_of
 from stages.score.profiles import Reader, settings

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pipeline.distributed.world import visible_gpus
 from pipeline.files import write_json
 from pipeline.stage import Metrics, StageContext
+from stages.rouge_json import MODEL
 from stages.score.bertscore import Embedder, bert_scores, load_embedder
 from stages.score.bertscore import settings as bertscore_settings
-from stages.score.config import MODEL, ScoreConfig
+from stages.score.config import ScoreConfig
 from stages.score.doubts import rows_left_out
 from stages.score.profiles import Reader, readers_of
 from stages.score.result import figures

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline.files import publish
 from pipeline.ordered import in_order
-from stages.score.config import MODEL, Baseline, LeadConfig
+from stages.rouge_json import MODEL
+from stages.score.config import Baseline, LeadConfig
 from stages.score.measures import MEASURES, measures
 from stages.score.profiles import Reader
 from stages.score.rouge import COLUMNS, flat, rouge

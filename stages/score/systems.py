@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stages.score.config import MODEL, Baseline, LeadConfig
+from stages.rouge_json import MODEL
+from stages.score.config import Baseline, LeadConfig
 from stages.score.oracle import oracle
 from stages.score.profiles import Reader
 from stages.score.sentences import document_sentences, lead

@@ -187,8 +187,8 @@ def damaged(value: JSON, *names: str) -> JSON:
         (damaged(rouge_json(), "profiles", "rouge-score", "settings", "headline_l"), "headline_l"),
         (damaged(rouge_json(), "profiles"), "profiles"),
         (rouge_json(profile={"n": 1}), "profile"),
-        (rouge_json(profile="rouge155"), "has no profile rouge155"),
-        (rouge_json(profiles={"rouge-score": profile({"lead": 0.3})}), "figures of the model"),
+        (rouge_json(profile="rouge155"), "lacks the headline, rouge155"),
+        (rouge_json(profiles={"rouge-score": profile({"lead": 0.3})}), "lacks the system model"),
         ([], "dictionary"),
     ],
 )
