@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -81,5 +82,6 @@ def test_a_stage_that_fails_for_good_leaves_nothing_waiting(
     assert cluster.run("squeue", "--noheader").stdout == ""
     assert cluster.job(jobs["encode"])["Restarts"] == "0"
     told = runs.sumpipe(cluster, "status", run_dir, check=False)
-    assert f"encode: job {jobs['encode']} last ended so: srun ended with code 1" in told
+    (why,) = re.findall(f"encode: job {jobs['encode']} last ended so: (.*)", told)
+    assert str(rows) in why and "srun ended with code 1" in why
     assert "damaged" in cluster.output(jobs["encode"])
