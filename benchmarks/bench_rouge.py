@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import in_fresh_process, report, versions
+from common import in_fresh_process, machine_scaling, report, versions
 
 from pipeline.distributed.world import limit_threads
 from stages.score.rouge import ROUGE_TYPES
@@ -85,6 +85,7 @@ def main() -> None:
         "| --- | --- |",
         f"| one core, rouge-score / ours | {seconds['theirs whole 1'] / seconds['ours whole 1']:.1f} |",
         f"| ours from files to files, 1 process / 2 | {faster(one, two)} |",
+        f"| the same of two loops that share nothing, on this machine | {machine_scaling():.2f} |",
         f"| cores that 1 process had, and 2 with their parent | {cores[1]:.2f}, {cores[2]:.2f} |",
         "| memory of one process, all pairs / a quarter of them | "
         f"{memory['files whole 1'] / memory['files quarter 1']:.2f} |",

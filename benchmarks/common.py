@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -112,6 +113,36 @@ def in_fresh_process(file: str, *arguments: str) -> Any:
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
         )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+_LOOP = """
+import time
+table, total, start = {}, 0, time.perf_counter()
+for number in range(4_000_000):
+    table[number % 50_021] = number
+    total += table.get(number * 7 % 50_021, 0)
+print(time.perf_counter() - start)
+"""
+
+
+def machine_scaling(rounds: int = 3) -> float:
+    """Return how much more two processes that share nothing compute here than one, the median of rounds.
+
+    It is 2 on two cores of their own, and less where these are threads of one core, or other work is there:
+    no program gains more by a second process.
+    """
+    found = []
+    for _ in range(rounds):
+        one, two = _loops(1), _loops(2)
+        found.append(2 * one / two)
+    return statistics.median(found)
+
+
+def _loops(count: int) -> float:
+    """Run a loop in so many processes at once; returns the wall time of the slowest, s."""
+    command = [sys.executable, "-c", _LOOP]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return max(float(process.communicate()[0]) for process in running)
 
 
 def report(heading: str, lines: list[str], *, is_kept: bool) -> None:

@@ -14,8 +14,8 @@ from pipeline.drill.rehearsal import Act, Comparison, Disturbance, Exercise, Reh
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
-UPDATES = 30
-CHECKPOINT_EVERY = 5
+CHECKPOINT_EVERY = 4
+UPDATES = 6 * CHECKPOINT_EVERY
 TOLERANCE = {"fp32": 2e-5, "bf16": 1e-3, "fp16": 1e-3}
 """By which losses may differ with another number of ranks, nats per target token, by precision."""
 
@@ -59,8 +59,9 @@ def small(ranks: int) -> list[str]:
     ]
 
 
-def _committed(update: int) -> str:
-    return f"{_CHECKPOINTS}/update_{update:08d}"
+def _committed(checkpoint: int) -> str:
+    """Return the place of the first checkpoint, or a later one."""
+    return f"{_CHECKPOINTS}/update_{checkpoint * CHECKPOINT_EVERY:08d}"
 
 
 def _stopped(stage: str, moment: str | None = None) -> Exercise:
@@ -76,13 +77,13 @@ EXERCISES = (
             Disturbance(
                 "SIGKILL inside a checkpoint",
                 Act.KILL_ALL,
-                f"{_committed(10)}.partial/*",
-                over=_committed(10),
+                f"{_committed(2)}.partial/*",
+                over=_committed(2),
                 may_lose=CHECKPOINT_EVERY,
             ),
-            Disturbance("stop in training", Act.STOP, _committed(10)),
+            Disturbance("stop in training", Act.STOP, _committed(2)),
             Disturbance(
-                "SIGKILL of a rank", Act.KILL_RANK, _committed(15), may_lose=CHECKPOINT_EVERY
+                "SIGKILL of a rank", Act.KILL_RANK, _committed(3), may_lose=CHECKPOINT_EVERY
             ),
         ),
     ),
@@ -91,9 +92,9 @@ EXERCISES = (
         "finetune",
         (
             Disturbance(
-                "stop in training, then fewer ranks", Act.STOP, _committed(5), then_fewer=True
+                "stop in training, then fewer ranks", Act.STOP, _committed(1), then_fewer=True
             ),
-            Disturbance("stop in training, then all ranks again", Act.STOP, _committed(10)),
+            Disturbance("stop in training, then all ranks again", Act.STOP, _committed(2)),
         ),
     ),
     _stopped("generate", "generate.partial/shards-*/?????.jsonl"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(model: Path) -> tuple[Tokenizer, Frame]:
+def tokenizer_of(model: Path) -> tuple[Tokenizer, Frame]:
     """Load a model's tokenizer once: a helper asks for the work again and again."""
     found = AutoTokenizer.from_pretrained(model)
     frame = Frame(found.bos_token_id, found.eos_token_id, frozenset(found.all_special_ids))
@@ -52,7 +52,7 @@ def shards(config: EncodeConfig, context: StageContext) -> Iterator[Shards]:
     cleaned = context.inputs["clean"]
     files = tuple(path for split in SPLITS for path in shard_files(cleaned.directory(split)))
     folder = context.shared / "encoded"
-    tokenizer, frame = _tokenizer(context.inputs["fetch"].directory("model"))
+    tokenizer, frame = tokenizer_of(context.inputs["fetch"].directory("model"))
     work = EncodedRows(folder, config, tokenizer, frame, files)
     yield Shards(work, len(files), folder, context.claims)
 
