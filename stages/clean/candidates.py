@@ -34,7 +34,8 @@ class Candidates(FileShards):
     """Pairs of rows that share a key, one Arrow file a key.
 
     By digest a row is paired with the first equal one of each split. Equal rows share all bands, so that by
-    band only the first of them in a split is paired: it stands for the others.
+    band only the first of them in a split is paired: it stands for the others. Equal here are 64 bits of the
+    digest: of 10 million rows two that differ have them in common with probability 3e-6.
     """
 
     rows: CleanedRows
