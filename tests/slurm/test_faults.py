@@ -290,7 +290,9 @@ def test_a_killed_rank_is_a_failure_and_submit_goes_on(
         patient, run_dir, 13, lambda job: kill_rank(patient, run_dir, job, 3), returns
     )
     tell("SIGKILL of a rank, submitted again", seconds, lost)
-    assert 0 < lost <= runs.CHECKPOINT_EVERY
+    assert lost <= runs.CHECKPOINT_EVERY
+    (resumed,) = runs.resumed_at(run_dir)
+    assert resumed >= 10
     as_undisturbed(patient, run_dir, reference)
 
 
