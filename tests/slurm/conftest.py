@@ -10,6 +10,7 @@ import pytest
 
 from tests.launching import kill_tree, start
 from tests.slurm.cluster import Cluster, missing
+from tests.slurm.faults import PATIENT, Tell
 from tests.slurm.runs import RANKS, RECIPE
 
 
@@ -38,13 +39,23 @@ def cluster(slurm_installed: None) -> Iterator[Cluster]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def patient(slurm_installed: None) -> Iterator[Cluster]:
+    """Three nodes with time to save, for the tests of a file; each finds it whole and without jobs."""
+    with Cluster.started(PATIENT) as cluster:
+        yield cluster
+
+
 @pytest.fixture(autouse=True)
-def no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End what a test has left in the common cluster."""
-    used = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End what a test has left in a common cluster, and give lost nodes back."""
+    common = {"cluster", "patient"} & set(request.fixturenames)
+    clusters: list[Cluster] = [request.getfixturevalue(name) for name in common]
     yield
-    if used is not None:
+    for used in clusters:
         used.cancel_all()
+        for name in used.troubled_nodes():
+            used.start_node(used.nodes.index(name))
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +72,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
 
     yield ended
     kill_tree(process)
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Print what a fault cost."""
+
+    def show(fault: str, seconds: float, lost: int | None = None) -> None:
+        updates = "" if lost is None else f", {lost} updates lost"
+        with capsys.disabled():
+            print(f"\n  {fault}: back after {seconds:.1f} s{updates}", flush=True)
+
+    return show

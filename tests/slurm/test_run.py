@@ -1,4 +1,4 @@
-"""The tiny recipe on a real Slurm of two nodes with two tasks each; test_faults.py compares its bytes."""
+"""The tiny recipe on a real Slurm of two nodes with two tasks each; test_preemption.py compares its bytes."""
 
 from __future__ import annotations
 
