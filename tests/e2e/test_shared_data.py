@@ -21,7 +21,7 @@ from tests.launching import TINY, environment, sumpipe
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROWS = "fetch.dataset={source: demo, train_rows: 60000, valid_rows: 200, test_rows: 200}"
+ROWS = "fetch.dataset={source: demo, train_rows: 45000, valid_rows: 200, test_rows: 200}"
 RECIPE = (str(TINY), "--set", ROWS)
 SPACES = ("unshare", "--net", "--uts")
 FAKED = "import socket, sys; socket.gethostname = lambda: '{0}'; sys.argv[0] = 'sumpipe'; "

@@ -33,7 +33,7 @@ from tests.unit.stages.generate.random_search import (
 
 torch.set_num_threads(1)
 
-FEW, MANY = range(150), range(150, 1200)
+FEW, MANY = range(150), range(150, 1000)
 
 
 class Float64(ModuleType):
