@@ -11,6 +11,7 @@ from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.drill.command import drill_command
 from pipeline.drill.rehearsal import Act, Comparison, Disturbance, Exercise, Rehearsal
+from stages.finetune.metrics_log import without_clock
 from stages.graph import STAGES
 from stages.recipe import SummarizationRecipe
 
@@ -21,8 +22,6 @@ TOLERANCE = {"fp32": 2e-5, "bf16": 1e-3, "fp16": 1e-3}
 
 _CHECKPOINTS = "finetune.partial/checkpoints"
 _LOSSES = ("loss", "nll", "smoothing", "r3f/kl", "valid/nll")
-_TIMINGS = ("seconds", "tokens_per_second", "devices")
-"""Of a launch rather than of its results."""
 _TIMED_FILES = ("metrics.jsonl", "index.html", "README.md")
 """Files that hold times."""
 _SET_ASIDE = "metrics.set_aside.jsonl"
@@ -140,11 +139,12 @@ def metric_faults(made: list[JSON], wanted: list[JSON], tolerance: float) -> lis
         wanted: The other's.
         tolerance: Largest difference of losses; 0 for all values, bit for bit.
     """
+    made, wanted = without_clock(made), without_clock(wanted)
     updates = [record["update"] for record in made]
     if updates != [record["update"] for record in wanted]:
         return [f"metrics.jsonl has the records {updates}"]
     for mine, other in zip(made, wanted, strict=True):
-        for name in sorted({*mine, *other} - {*_TIMINGS}):
+        for name in sorted({*mine, *other}):
             if not _agree(name, mine.get(name), other.get(name), tolerance):
                 found = f"{mine.get(name)!r}, not {other.get(name)!r}"
                 return [f"{name} of update {mine['update']} is {found}"]

@@ -130,6 +130,8 @@ class Loop:
                 must_stop = must_stop or not self._validate()
                 self.state.is_validated = not must_stop
             self._close_window()
+            if must_stop:
+                self._record_time()
             self._checkpoint(must_stop=must_stop)
             if must_stop:
                 raise self._preempted()
@@ -247,20 +249,27 @@ class Loop:
             "gradient_norm": engine.gradient_norm(),
             "target_tokens": state.window_target_tokens,
             "skipped": state.skipped,
-            "devices": self.ranks.world.size,  # a later launch may have others
             "row_digest": state.row_digest,
         }
         if config.precision == "fp16":
             values["loss_scale"] = engine.loss_scale
         if probe is not None:
             values |= self._survival(probe)
-        peak = None  # the table's are of 16-bit products
-        if config.precision != "fp32" or config.device_tflops is not None:
-            peak = peak_tflops(config.device_tflops, engine.device)
-        speed = self._stopwatch.read(config.r3f.passes, self.ranks.world.size, peak)
-        self._add(**values, **speed)
+        self._add(**values, **self._speed())
         state.window, state.window_target_tokens = Sums(), 0
         self._stopwatch = Stopwatch()
+
+    def _record_time(self) -> None:
+        """Record what the updates since the last record took, as the next start has a clock of its own."""
+        if self._stopwatch.tokens:
+            self._add(**self._speed())
+
+    def _speed(self) -> dict[str, float]:
+        config, ranks = self.config, self.ranks
+        peak = None  # the table's are of 16-bit products
+        if config.precision != "fp32" or config.device_tflops is not None:
+            peak = peak_tflops(config.device_tflops, ranks.engine.device)
+        return self._stopwatch.read(config.r3f.passes, ranks.world.size, peak)
 
     def _survival(self, probe: NoiseProbe) -> dict[str, float]:
         """Return the shares of lane 0; warn once if the noise is mostly lost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ VALIDATION = "valid/nll"
 """What the record of a validation has, and no other."""
 TRAINING = "loss"
 """What the record of a window of updates has, and no other."""
+CLOCK = ("seconds", "tokens_per_second", "mfu", "devices")
+"""What a launch's clock and machine say. A launch that is asked to stop between two records adds one of these
+alone, for its updates since the last: the next launch has a clock of its own."""
 
 _logger = logging.getLogger(__name__)
 
@@ -115,6 +118,12 @@ def read(path: Path) -> list[dict[str, float]]:
             continue
         records.append(record)
     return records
+
+
+def without_clock(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what records say of the training itself: all but CLOCK, and no record of CLOCK alone."""
+    told = ({k: v for k, v in record.items() if k not in CLOCK} for record in records)
+    return [record for record in told if record.keys() != {"update"}]
 
 
 def _add_once(path: Path, lines: str) -> None:

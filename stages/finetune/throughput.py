@@ -45,7 +45,7 @@ class Stopwatch:
             self.started += time.monotonic() - before
 
     def read(self, passes: int, devices: int, peak_tflops: float | None) -> dict[str, float]:
-        """Return seconds, tokens a second and, with a peak, MFU.
+        """Return seconds, tokens a second, devices (a later launch may have others) and, with a peak, MFU.
 
         Args:
             passes: Passes over a row: 2 with R3F, else 1.
@@ -56,6 +56,7 @@ class Stopwatch:
         reading = {
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.tokens / seconds, 1),
+            "devices": devices,
         }
         if peak_tflops is not None:
             done = self.forward_flops * passes * _FORWARD_AND_BACKWARD

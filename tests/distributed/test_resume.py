@@ -14,6 +14,7 @@ import torch
 
 from pipeline.distributed.checkpoint import newest_valid
 from pipeline.distributed.zero import full_state
+from stages.finetune.metrics_log import without_clock
 from tests.distributed.training_cases import Fault
 from tests.launching import TINY, copy_run, sumpipe
 from tests.rank_server import KILLED, RankServer
@@ -25,7 +26,6 @@ SETTINGS = [
     *("batch.lanes=6", "batch.lane_tokens=440"),
     *("log_every=3", "checkpoint_every=4", "validate_every=14"),
 ]
-CLOCK = ("seconds", "tokens_per_second", "devices")
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -72,8 +72,7 @@ class Training:
     def records(self) -> list[dict[str, float]]:
         """The metrics, without what a clock says."""
         text = (self.run_dir / "finetune" / "metrics.jsonl").read_text(encoding="utf-8")
-        records = [json.loads(line) for line in text.splitlines()]
-        return [{k: v for k, v in record.items() if k not in CLOCK} for record in records]
+        return without_clock(map(json.loads, text.splitlines()))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The last checkpoint's weights."""

@@ -24,6 +24,7 @@ from pipeline.recipe import resolve
 from stages.finetune.costs import Costs
 from stages.finetune.curriculum import Curriculum
 from stages.finetune.data import EncodedSplit
+from stages.finetune.metrics_log import without_clock
 from stages.finetune.throughput import device_name
 from stages.recipe import SummarizationRecipe
 from tests.launching import TINY, copy_run, sumpipe
@@ -37,7 +38,6 @@ SMALL = (
     *("fetch.model.d_model=32", "fetch.model.layers=1", "fetch.model.ffn=32"),
 )
 BASE = ("updates=12", "schedule.warmup_updates=2", "batch.lane_tokens=400")
-CLOCK = {"seconds", "tokens_per_second", "devices"}
 Train = Callable[..., dict[str, Any]]
 Record = dict[str, Any]
 
@@ -91,12 +91,8 @@ def stage_folder(run_dir: Path) -> Path:
 def records(run_dir: Path, *, has: str = "") -> list[Record]:
     """The records of metrics.jsonl, all or those with a key, without what a clock measured."""
     text = (stage_folder(run_dir) / "metrics.jsonl").read_text("utf-8")
-    found: list[Record] = [json.loads(line) for line in text.splitlines()]
-    return [
-        {key: value for key, value in record.items() if key not in CLOCK}
-        for record in found
-        if not has or has in record
-    ]
+    found: list[Record] = without_clock(map(json.loads, text.splitlines()))
+    return [record for record in found if not has or has in record]
 
 
 def checkpoints(run_dir: Path) -> list[int]:
@@ -300,9 +296,9 @@ def test_how_it_is_carried_out_changes_no_bit(train: Train, plain: Path, tmp_pat
     pytest.importorskip("tensorboard", reason="needs the `track` extra")
     run_dir = tmp_path / "run"
     finished(train, run_dir, EACH, *execution)
-    found = records(run_dir, has="loss")
-    assert all(record.pop("mfu") >= 0 for record in found)
-    assert found == records(plain, has="loss")
+    assert records(run_dir, has="loss") == records(plain, has="loss")
+    lines = (run_dir / "finetune" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert all(record["mfu"] >= 0 for record in map(json.loads, lines) if "loss" in record)
     assert results(run_dir) == results(plain)
     assert_in_tensorboard(run_dir)
 
@@ -347,6 +343,28 @@ def test_records_add_up_over_their_windows(train: Train, plain: Path, tmp_path: 
             assert record[name] == pytest.approx(mean, rel=1e-12)
         for name in ("lr", "gradient_norm", "row_digest"):  # of the last update
             assert record[name] == window[-1][name]
+
+
+def test_time_and_tokens_before_a_stop_between_two_records_are_recorded(
+    train: Train, plain: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    train(run_dir, "log_every=12", moment="update 5")
+    text = (stage_folder(run_dir) / "metrics.jsonl").read_text("utf-8")
+    (left,) = map(json.loads, text.splitlines())
+    assert (left["update"], left.keys()) == (
+        5,
+        {"update", "seconds", "tokens_per_second", "devices"},
+    )
+    finished(train, run_dir, "log_every=12")
+    assert [record["update"] for record in records(run_dir, has="loss")] == [12]
+    assert tokens_timed(run_dir) == pytest.approx(tokens_timed(plain), rel=2e-3)  # both are rounded
+
+
+def tokens_timed(run_dir: Path) -> float:
+    lines = (run_dir / "finetune" / "metrics.jsonl").read_text("utf-8").splitlines()
+    timed = [record for record in map(json.loads, lines) if "seconds" in record]
+    return sum(float(record["seconds"] * record["tokens_per_second"]) for record in timed)
 
 
 def test_the_digest_is_of_the_rows_that_were_planned(plain: Path) -> None:

@@ -81,7 +81,8 @@ def changed(number: int, **values: object) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("tolerance", [0.0, 2e-5])
 def test_times_do_not_count(tolerance: float) -> None:
-    assert metric_faults(changed(0, seconds=99.0, devices=3), RECORDS, tolerance) == []
+    made = [*changed(0, seconds=99.0, devices=3), {"update": 2, "seconds": 1.0, "mfu": 0.5}]
+    assert metric_faults(made, RECORDS, tolerance) == []
 
 
 def test_with_the_same_ranks_every_bit_counts() -> None:

@@ -22,7 +22,11 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
 
 def test_tokens_a_second(stopwatch: Stopwatch) -> None:
-    assert stopwatch.read(1, 1, None) == {"seconds": 4.0, "tokens_per_second": 2250.0}
+    assert stopwatch.read(1, 1, None) == {
+        "seconds": 4.0,
+        "tokens_per_second": 2250.0,
+        "devices": 1,
+    }
 
 
 @pytest.mark.parametrize(
