@@ -22,6 +22,7 @@ from pipeline.distributed.world import (
     World,
     quiet_libraries,
     show_gpus,
+    task_cpus,
     thread_count,
     timeout_seconds,
     use_large_pages,
@@ -115,7 +116,9 @@ def _run(
     profile = find_profile(options.ds_config)
     if stage.launch is not Launch.GROUP:
         presence.mark(f"the start of {stage.name}")
-        execution = Execution(1, threads, profile)
+        # A task on a GPU has that alone; any other fills the CPUs it was given, as outputs do not tell.
+        processes = 1 if stage.resource == "gpu" else max(1, task_cpus() // threads)
+        execution = Execution(processes, threads, profile)
         look = functools.partial(_decision, stages, stage)
         carry_out(stage, recipe_type, run_dir, execution, world, stop, log_dir, look)
         return

@@ -82,7 +82,6 @@ esac
 # USR2 through Slurm; sent to srun itself, they would kill its tasks.
 # shellcheck disable=SC2317 # called by the trap
 forward() {
-  interrupted=yes
   signalled=(--signalled)
   # Where Slurm is ending the tasks already this fails, and scancel would try again for a minute.
   timeout 4 scancel --signal=USR2 "$SLURM_JOB_ID" 2>/dev/null &
@@ -93,12 +92,12 @@ echo "$(date -u +%FT%TZ) $stage on $tasks task(s) of $SLURM_JOB_NODELIST, restar
   "logs of the ranks: $log_dir"
 "${command[@]}" &
 step=$!
-while :; do
-  interrupted=
-  wait "$step"
-  code=$?
-  [ -n "$interrupted" ] || break
+while kill -0 "$step" 2>/dev/null; do
+  wait "$step"  # a signal ends this, too
 done
+trap '' TERM USR2
+wait "$step"
+code=$?
 
 # Nodes of this job that no longer answer, one a line; none if this one does not either: then srun is at fault.
 silent_nodes() {
@@ -154,7 +153,6 @@ return_to_queue() {
 
 # Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does. Nor does it
 # tell a rank that failed from one that lost its peers with a node.
-trap '' TERM USR2
 ask=("$python" -m pipeline.slurm.verdict "${signalled[@]}" "$run_dir" "$stage" "$code")
 "${ask[@]}"
 verdict=$?

@@ -100,6 +100,15 @@ def thread_count() -> int:
     return _whole_number("SUMPIPE_THREADS", 1, "threads")
 
 
+def task_cpus() -> int:
+    """CPUs that Slurm gave each task of a job, SLURM_CPUS_PER_TASK; 1 where nobody asked for a number.
+
+    Raises:
+        LaunchError: If it is not a positive whole number.
+    """
+    return _whole_number("SLURM_CPUS_PER_TASK", 1, "CPUs")
+
+
 def timeout_seconds() -> int:
     """Seconds a rank waits for the others: SUMPIPE_TIMEOUT_SECONDS, else 600.
 

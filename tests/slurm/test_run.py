@@ -45,7 +45,7 @@ def test_a_submitted_run_is_preempted_returns_and_ends(cluster: Cluster, tmp_pat
     assert left["progress"]["done"] >= 8
     states = in_slurm(cluster, run_dir)
     assert states["encode"] == "COMPLETED"
-    assert states["finetune"] in ("PENDING", "RUNNING")
+    assert states["finetune"] in ("COMPLETING", "PENDING", "RUNNING")
     assert states["report"] == "PENDING"
     assert runs.submit(cluster, run_dir).count("is there already") == 5
     assert runs.jobs(run_dir) == jobs
@@ -56,6 +56,11 @@ def test_a_submitted_run_is_preempted_returns_and_ends(cluster: Cluster, tmp_pat
     assert runs.lost_updates(run_dir) == 0
     assert "nothing was submitted" in runs.submit(cluster, run_dir)
     assert runs.jobs(run_dir) == jobs
+    launches = {
+        stage: read_json(run_dir / stage / "manifest.json")["provenance"]["launch"]["processes"]
+        for stage in ("clean", "score")
+    }
+    assert launches == {"clean": 1, "score": 2}  # what was asked for, and what is by default
     predictions = (run_dir / "generate" / "predictions.jsonl").read_text(encoding="utf-8")
     assert predictions.count("\n") == runs.TEST_ROWS
     wheres = map(read_json, (run_dir / "logs" / "finetune").glob("*/rank*.where"))
