@@ -67,7 +67,7 @@ STAGES = (
     ),
     Stage(
         "report",
-        3,
+        4,
         ("fetch", "clean", "encode", "finetune", "export", "generate", "score"),
         "stages.report.run:run",
     ),

@@ -81,7 +81,9 @@ def _compared(roots: Sequence[Path]) -> str:
 
     found = compare_folders(roots)
     return comparison_page(
-        replace(found, notes=(*found.notes, *_warnings(roots))), _catalogued_l(roots)
+        replace(found, notes=(*found.notes, *_warnings(roots))),
+        _catalogued_l(roots),
+        language=_language(roots),
     )
 
 
@@ -145,12 +147,23 @@ def _bounds(figure: Figure) -> tuple[float, float, float]:
     return figure.low, figure.mean, figure.high
 
 
-def comparison_page(found: Comparison, headline_l: str | None = None) -> str:
+def _language(roots: Sequence[Path]) -> str | None:
+    """Return the language that the recipes of all runs name (report.card.language), if it is one."""
+    recipes = [recipe for root in roots if (recipe := RunDir(root).recipe).is_file()]
+    found = ((f"{one}: report", load_yaml(one).get("report", {})) for one in recipes)
+    named = {validate(ReportConfig, report, source).card.language for source, report in found}
+    return next(iter(named)) if len(named) == 1 else None
+
+
+def comparison_page(
+    found: Comparison, headline_l: str | None = None, *, language: str | None = None
+) -> str:
     """Return the page of a comparison.
 
     Args:
         found: The comparison.
         headline_l: Which ROUGE-L has a chart; None for the profile's.
+        language: Of the texts, by its ISO 639 code; None: unknown.
     """
     from stages.compare import tables
     from stages.compare.wording import amount, metric_of
@@ -173,6 +186,7 @@ def comparison_page(found: Comparison, headline_l: str | None = None) -> str:
         method=found.method,
         notes=found.notes,
         marked=_marked,
+        language=language,
         moved_by=metric_of(found.moved_by).label,
         figure=lambda value, **kind: amount(found.moved_by, value, **kind),
     )

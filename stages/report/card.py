@@ -10,7 +10,7 @@ from stages.report.cost import training_cost
 from stages.report.facts import Facts
 from stages.report.outcome import is_stopped_early, left_out, weights_nll, weights_words
 from stages.report.story import comparability, leak_words
-from stages.report.tables import Table, measures_table, rouge_table
+from stages.report.tables import Table, bertscore_words, measures_table, rouge_table
 from stages.report.usage import usage_code
 from stages.report.wording import (
     amount,
@@ -157,6 +157,7 @@ def _results(facts: Facts) -> str:
         ),
         *comparability(facts),
         *([f"Beyond ROUGE:\n\n{_markdown(measures_table(facts))}"] if rouge["measures"] else []),
+        *filter(None, [bertscore_words(facts)]),
     ]
     return "\n\n".join(parts)
 

@@ -159,19 +159,28 @@ def _kl_note(facts: Facts) -> str:
 
 
 def _table(curve: Curve, labels: Mapping[str, str]) -> Table:
-    """Return a few records of each curve, the first and the last among them."""
+    """Return a few records of each curve, its first and last among them; most rows are of the sparsest one.
+
+    A training has many records for each of its validation, which so has as many rows as there is room for.
+    """
     found = {name: dict(points(curve, name)) for name in labels}
-    updates = sorted({update for values in found.values() for update in values})
-    step = max(1, -(-(len(updates) - 1) // (_TABLE_ROWS - 1)))
-    shown = sorted({*updates[::step], *updates[-1:]})
+    shown: set[float] = set()
+    for values in sorted(found.values(), key=len):
+        shown.update(_spread(list(values), max(2, _TABLE_ROWS - len(shown))))
     rows = [
         (
             f"{update:,g}",
             *(_cell(found[name].get(update)) for name in labels),
         )
-        for update in shown
+        for update in sorted(shown)
     ]
     return Table(("Update", *labels.values()), rows)
+
+
+def _spread(updates: Sequence[float], most: int) -> Sequence[float]:
+    """Return at most `most` of them, at least 2, evenly spaced, the first and the last among them."""
+    step = max(1, -(-(len(updates) - 1) // (most - 1)))
+    return [*updates[:-1:step], *updates[-1:]]
 
 
 def _cell(value: float | None) -> str:

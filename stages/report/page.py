@@ -19,6 +19,7 @@ from stages.report.origin import launch_table, version_table
 from stages.report.outcome import outcome, weights_in_short, weights_nll
 from stages.report.story import advice, comparability, leak_words, missing, what_was_run
 from stages.report.tables import (
+    bertscore_words,
     flow_table,
     lengths_table,
     measures_table,
@@ -145,6 +146,7 @@ def _scored(facts: Facts) -> dict[str, Any]:
             for name in names
         ],
         "measures": measures_table(facts) if rouge.get("measures") else None,
+        "bertscore": bertscore_words(facts),
         "warnings": [*rouge["warnings"], *leak_words(facts)],
         "notes": [*comparability(facts), *advice(facts)],
     }

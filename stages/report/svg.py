@@ -191,11 +191,12 @@ def span_chart(label: str, spans: Sequence[Span]) -> Markup:
     for number, one in enumerate(spans):
         top = _ROW * number
         y = top + 28
-        label = one.label
-        if len(label) > _LABEL:
-            label = f"{label[: _LABEL // 2]} … {label[-_LABEL // 2 :]}"
+        name = one.label
+        if len(name) > _LABEL:
+            half = (_LABEL - len(" … ")) // 2
+            name = f"{name[:half]} … {name[-half:]}"
         drawn.append(
-            f'<text class="name" x="{left + 2}" y="{top + 16}">{Markup.escape(label)}</text>'
+            f'<text class="name" x="{left + 2}" y="{top + 16}">{Markup.escape(name)}</text>'
             f'<path class="bar {one.style}" d="M{left} {y}H{x(one.mean):.1f}"/>'
             f'<path class="whisker {one.style}" d="M{x(one.low):.1f} {y}H{x(one.high):.1f}"/>'
             f'<circle class="dot {one.style}" cx="{x(one.mean):.1f}" cy="{y}" r="4"/>'

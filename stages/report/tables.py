@@ -116,6 +116,19 @@ def measures_table(facts: Facts) -> Table:
     return Table(("Measure", *(system_label(facts, system) for system in found)), rows)
 
 
+def bertscore_words(facts: Facts) -> str:
+    """Return what BERTScore's figures depend on, in one sentence; empty if it was not measured."""
+    settings = facts.rouge.get("bertscore")
+    if not settings:
+        return ""
+    rescaled = "rescaled" if settings["rescaled_with_baseline"] else "not rescaled"
+    weighted = "with" if settings["idf"] else "without"
+    return (
+        f"BERTScore: {settings['scorer']}, layer {settings['layer']} of {settings['model']}, {rescaled} with "
+        f"a baseline, {weighted} idf weights, the first {settings['tokens_seen']:,} tokens of each text."
+    )
+
+
 def _measure(facts: Facts, name: str, one: JSON | None, *, with_interval: bool) -> str:
     if one is None:
         return NO_CELL
@@ -127,7 +140,8 @@ def _measure(facts: Facts, name: str, one: JSON | None, *, with_interval: bool) 
 def flow_table(facts: Facts) -> Table:
     """Return how many rows each step of the pipeline had, and what became of the others.
 
-    A cell's second line is its share: of fetched rows, or of kept tokens and those cut off together.
+    A cell's second line is its share: of fetched rows, below `Summarised` of summarised ones, or of kept
+    tokens and those cut off together.
     """
     rows: list[tuple[str, ...]] = []
     if left_out := facts.metric("fetch", "rows_left_out"):

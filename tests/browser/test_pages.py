@@ -116,6 +116,19 @@ def finished(root: Path) -> str:
     return run_page(root)
 
 
+def with_long_names(root: Path) -> str:
+    """A run with names that no blank breaks: of a system, and of where a figure was published."""
+    other = "predictions_of_" + "a_model_" * 7
+    rouge = rouge_json(
+        profiles={"rouge-score": profile({"model": 0.45, other: 0.44})},
+        measures=dict.fromkeys(("model", other), MEASURES),
+        systems={"model": {"label": "Model"}, other: {"label": other}},
+    )
+    report = {"expected": {"rouge1": 44.38, "source": f"https://example.org/{'table' * 12}"}}
+    new_run(root, rouge=rouge, report=report)
+    return run_page(root)
+
+
 def interrupted(root: Path) -> str:
     run_dir = new_run(root, done=STAGES[:3])
     log = begin(run_dir, "finetune") / "metrics.jsonl"
@@ -164,12 +177,17 @@ def compared(_root: Path) -> str:
     )
 
 
-PAGES = {"finished": finished, "interrupted": interrupted, "compared": compared}
+PAGES = {
+    "finished": finished,
+    "long names": with_long_names,
+    "interrupted": interrupted,
+    "compared": compared,
+}
 
 
 @pytest.fixture(scope="module", params=PAGES)
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("page")
     make: Callable[[Path], str] = PAGES[request.param]
     file = folder / "page.html"
     file.write_text(make(folder / "run"), encoding="utf-8")
@@ -274,6 +292,15 @@ def test_what_scrolls_sideways_is_reached_with_the_tab_key_and_little_else(
         )
         assert unreached == []
         assert page.locator("[tabindex='0']").count() <= 5
+
+
+def test_every_column_has_its_header_where_there_is_little_room_too(
+    browser: Browser, page_file: Path
+) -> None:
+    for width in WIDTHS:
+        with unfolded(browser, page_file, width) as page:
+            shown = page.get_by_role("columnheader")  # that is: to who hears the page
+            assert shown.count() == page.locator("thead th").count()
 
 
 def test_texts_from_right_to_left_begin_at_the_right(browser: Browser, tmp_path: Path) -> None:

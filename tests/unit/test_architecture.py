@@ -26,6 +26,7 @@ SHARED_BY_STAGES = (
     "stages.rouge_json",
     "stages.schema",
     "stages.text_rules",
+    "stages.unicode_words",
     "stages.tokens",
 )
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}

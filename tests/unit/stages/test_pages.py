@@ -16,6 +16,7 @@ from tests.fakes.toy_stages import snapshot
 from tests.unit.stages.report.builders import ROWS, new_run, rouge_json
 
 LONG = " more" * 1600
+ROWS_OF_HALF = tuple(row._replace(f=row.f / 2) for row in ROWS)
 
 
 @pytest.fixture
@@ -57,6 +58,22 @@ def test_several_runs_are_compared(tmp_path: Path, sumpipe: CommandLine) -> None
     assert moved[:3] == ["test-5", "test-4", "test-3"], "those that moved most, the farthest first"
 
 
+@pytest.mark.parametrize(
+    ("languages", "told"), [(("de", "de"), "de"), (("de", "fr"), ""), ((None, "de"), "")]
+)
+def test_texts_of_a_comparison_have_the_language_of_its_runs(
+    tmp_path: Path, sumpipe: CommandLine, languages: tuple[str | None, str], told: str
+) -> None:
+    roots = (tmp_path / "a", tmp_path / "b")
+    for root, language, rows in zip(roots, languages, (ROWS, ROWS_OF_HALF), strict=True):
+        new_run(root, rows, report={"card": {"language": language}})
+    out = tmp_path / "page.html"
+    assert sumpipe("report", *roots, "--out", out).code == 0
+    page = out.read_text(encoding="utf-8")
+    found = re.findall(r'<dd dir="auto"(?: lang="(.*?)")?>', page)
+    assert found and set(found) == {told} and page.count(' lang="') == len(found) + 1
+
+
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, sumpipe: CommandLine) -> None:
     new_run(tmp_path / "run", done=("fetch",))
     (tmp_path / "site").mkdir()
@@ -92,7 +109,7 @@ def test_a_comparison_has_the_warnings_of_its_runs_and_the_l_of_their_set(
 ) -> None:
     fetched = {"rouge_l": "rougeL"}
     new_run(tmp_path / "a", rouge=rouge_json(warnings=["many <odd> rows"]), fetched=fetched)
-    new_run(tmp_path / "b", tuple(row._replace(f=row.f / 2) for row in ROWS), fetched=fetched)
+    new_run(tmp_path / "b", ROWS_OF_HALF, fetched=fetched)
     out = tmp_path / "page.html"
     assert sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out).code == 0
     page = out.read_text(encoding="utf-8")

@@ -138,6 +138,7 @@ def test_rows_are_accounted_for_with_the_causes_of_losses(tmp_path: Path) -> Non
     assert found["Kept"][2] == "6<small>85.71 %</small>"
     assert found["tokens of documents lost"][0] == "1,234<small>50.00 %</small>"
     assert found["ended by the length limit"] == ["-", "-", "1<small>16.67 %</small>"]
+    assert "(below Summarised: of summarised rows)" in text_of(page)
     assert found["without text"] == ["-", "-", "1<small>16.67 %</small>"]
     assert found["Scored"] == ["-", "-", "6"]
     steps = re.findall(r'class="step"><th role="rowheader" scope="row">(.*?)<', page)
@@ -319,6 +320,31 @@ def test_measures_of_fewer_rows_say_of_how_many(tmp_path: Path) -> None:
     ).keys()
 
 
+def test_the_figures_of_bertscore_are_told_with_what_they_depend_on(tmp_path: Path) -> None:
+    measures = {"model": {"bertscore_f": figure(0.9)}}
+    bertscore = {
+        "scorer": "bert-score 0.3.13",
+        "model": "roberta-<large>",
+        "layer": 17,
+        "idf": False,
+        "rescaled_with_baseline": False,
+        "tokens_seen": 512,
+    }
+    rouge = rouge_json(measures=measures, bertscore=bertscore)
+    told = (
+        "BERTScore: bert-score 0.3.13, layer 17 of roberta-{}large{}, not rescaled with a baseline, "
+        "without idf weights, the first 512 tokens of each text."
+    )
+    run_dir = new_run(tmp_path / "run", rouge=rouge)
+    assert told.format("&lt;", "&gt;") in text_of(run_page(run_dir.root))
+    context = report_context(run_dir)
+    run(ReportConfig(), context)
+    assert told.format("<", ">") in (context.work / "README.md").read_text(encoding="utf-8")
+    for name, changed in (("none", {"bertscore": None}), ("older", {})):
+        run_dir = new_run(tmp_path / name, rouge=rouge_json(measures=measures, **changed))
+        assert "BERTScore:" not in text_of(run_page(run_dir.root))
+
+
 def test_the_licence_of_the_data_is_told(tmp_path: Path) -> None:
     told = text_of(run_page(new_run(tmp_path / "a", fetched={"licence": "CC BY 4.0"}).root))
     assert "Licence of the data CC BY 4.0 To be cited as not known" in told
@@ -343,6 +369,23 @@ def test_a_warm_start_is_marked(tmp_path: Path) -> None:
     run_dir = new_run(tmp_path / "run", finetune={"warm_start": {"share": 0.03}})
     page = run_page(run_dir.root)
     assert '<path class="rule warm" d="M' in page and "end of the warm start" in page
+
+
+def test_the_table_of_a_chart_has_both_curves_from_their_first_to_their_last(
+    tmp_path: Path,
+) -> None:
+    trained = records(range(10, 10_010, 10))[:-1]
+    valid = [{"update": n, "valid/nll": n / 1000} for n in range(1007, 10_000, 1000)]
+    page = run_page(new_run(tmp_path / "run", curve=[*trained, *valid]).root)
+    found = rows_of(page, "Negative log-likelihood")
+    of_training, of_validation = zip(*found.values(), strict=True)
+    assert [cell for cell in of_validation if cell != "-"] == [
+        f"{n / 1000 + 0.007:.4g}" for n in range(1000, 10_000, 1000)
+    ]
+    assert [update for update, cell in zip(found, of_training, strict=True) if cell != "-"][
+        :: len(found)
+    ] == ["10"]
+    assert next(iter(found)) == "10" and [*found][-1] == "10,000" and len(found) <= 14
 
 
 def test_r3f_that_is_off_is_said_to_be(tmp_path: Path) -> None:
@@ -475,6 +518,9 @@ def test_texts_have_their_language_where_it_is_known(tmp_path: Path) -> None:
     found = assert_whole(run_page(new_run(tmp_path / "run", ROWS[:1], report=report).root))
     tags = [tag for tag, attributes in found if attributes.get("lang") == "de"]
     assert tags == ["span", "dd", "dd", "p"]
+    found = assert_whole(run_page(new_run(tmp_path / "unknown", ROWS[:1]).root))
+    tags = [tag for tag, attributes in found if attributes.get("lang") == ""]
+    assert tags == ["span", "dd", "dd", "p"], "not the page's English"
 
 
 def test_one_example(tmp_path: Path) -> None:

@@ -55,6 +55,25 @@ def test_copies_look_through_case_and_punctuation() -> None:
     assert copied_pieces("a b c", "") == [("a b c", False)]
 
 
+@pytest.mark.parametrize(
+    ("text", "other", "copied"),
+    [
+        ("他说北京很大。", "北京很小", ["北京很"]),
+        ("เขากินข้าวแล้ว", "ฉันกินข้าว", ["กินข้าว"]),
+        ("यह किताब है", "वह किताब थी", []),  # one word, though its vowels are no letters
+        ("यह नई किताब है", "वह नई, किताब है!", ["नई किताब है"]),
+        ("Café au lait", "CAFE\u0301 AU LAIT", ["Café au lait"]),
+        ("ทำได้", "ทำไป", ["ทำไ"]),
+        ("กกก้ x", "กกก", ["กกก้"]),  # a mark is not torn from its letter
+    ],
+    ids=["Chinese", "Thai", "Hindi, one word", "Hindi", "decomposed", "Thai, in a word", "mark"],
+)
+def test_copies_are_marked_in_every_script(text: str, other: str, copied: list[str]) -> None:
+    pieces = copied_pieces(text, other)
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.text for piece in pieces if piece.is_copied] == copied
+
+
 def test_the_best_and_the_worst_are_those_of_a_sort_and_no_row_comes_twice() -> None:
     ranks = np.random.default_rng(3).permutation(50).tolist()
     chosen = choose(ranks, 50, 4, seed=1)
@@ -112,11 +131,17 @@ def test_a_line_ends_where_its_values_are() -> None:
 
 
 def test_a_span_has_its_mean_between_its_ends() -> None:
-    svg = span_chart("x", [Span("<model>", "s1", 40.0, 41.0, 42.0)])
+    svg = span_chart("all of them", [Span("<model>", "s1", 40.0, 41.0, 42.0)])
+    assert 'aria-label="all of them"' in svg
     assert "&lt;model&gt;" in svg and ">41.00</text>" in svg
     scale = (344 - 4) / ticks(0.0, 42.0)[-1]
     left, middle, right = (f"{4 + scale * value:.1f}" for value in (40, 41, 42))
     assert f'd="M{left} 28H{right}"' in svg and f'cx="{middle}"' in svg
+    for size in (46, 47, 90):
+        name = re.findall(
+            r'class="name".*?>(.*?)<', span_chart("x", [Span("n" * size, "s1", 1, 2, 3)])
+        )[0]
+        assert len(name) <= 46 and ("…" in name) == (size > 46)
 
 
 def test_thinned_points_are_means_of_neighbours() -> None:

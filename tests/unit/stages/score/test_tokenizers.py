@@ -6,6 +6,7 @@ import pytest
 from rouge_score.tokenize import tokenize
 
 from stages.score.tokenizers import TOKENIZERS, letters
+from stages.unicode_words import placed_words
 
 MOSCOW = "\u041c\u043e\u0441\u043a\u0432\u0430"
 HINDI = "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902"
@@ -37,6 +38,9 @@ HINDI = "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902"
 )  # fmt: skip
 def test_unicode_keeps_all_letters(text: str, expected: list[str]) -> None:
     assert TOKENIZERS["unicode"](text) == expected
+    assert [one.word for one in placed_words(text)] == expected
+    for word, start, end in placed_words(text):
+        assert TOKENIZERS["unicode"](text[start:end]) == [word]
 
 
 @pytest.mark.parametrize("text", ["The U.S. won 3-0", "Caf\u00e9", HINDI, "", "\u0130I\u212a _x_"])
