@@ -6,7 +6,7 @@ runs/mine/
         payload.json       what the work was started with
         manifest.json      files with bytes and sha256, fingerprint, metrics, provenance
     <stage>.partial/       being written; a later run continues inside it
-    logs/<stage>/          one folder a launch, one file a rank; progress.json
+    logs/<stage>/          one folder a launch, one file a rank; progress.json, conditions.json
     .lease, .holder.json   who is working here
 """
 
@@ -134,7 +134,7 @@ class RunDir:
 
     @property
     def hash_cache(self) -> Path:
-        """Checksums of outside files by path, size and modification time."""
+        """Checksums of outside files by path, size and times of change."""
         return self.root / ".hashes.json"
 
     @property

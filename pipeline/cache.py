@@ -102,6 +102,14 @@ class Cache:
                 is_there = False
             except ArtifactError:  # told when it was not taken
                 is_there = True
+            except PermissionError as error:
+                _logger.warning(
+                    "cache: %s is there, but cannot be read (%s); its owner may remove it, or allow "
+                    "reading by chmod -R a+rX",
+                    final,
+                    error,
+                )
+                return
             self.root.mkdir(parents=True, exist_ok=True)
             mode = stat.S_IMODE(self.root.stat().st_mode)
             _make_folder(folder, mode)
@@ -280,10 +288,12 @@ def _make_folder(path: Path, mode: int) -> None:
 
 
 def _protect(entry: Path, mode: int) -> None:
-    """Let nobody change the files of an entry, and those whom `mode` allows remove it."""
+    """Let nobody change the files of an entry, and those whom `mode` allows read and remove it."""
     for path in (entry, *entry.rglob("*")):
         with contextlib.suppress(PermissionError):  # a file that a helper of another owner has made
-            path.chmod(mode if path.is_dir() else stat.S_IMODE(path.stat().st_mode) & ~0o222)
+            # Who may read the run's file still may: it is the same one.
+            readers = (stat.S_IMODE(path.stat().st_mode) | mode) & 0o444
+            path.chmod(mode if path.is_dir() else readers)
 
 
 def _require_same(found: Artifact, linked: Path) -> None:

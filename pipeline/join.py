@@ -20,8 +20,8 @@ from pipeline.lease import Silence
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
 from pipeline.provenance import conditions
-from pipeline.runner import HashCache, Session, stage_context
-from pipeline.shards import Shards, work_through
+from pipeline.runner import HashCache, Session, conditions_file, stage_context
+from pipeline.shards import work_through
 from pipeline.stage import Execution, Recipe, Stage
 
 _POLL_SECONDS = 1.0
@@ -105,27 +105,30 @@ def _help(
     context = stage_context(stage, payload, session, World(), progress)
     context = dataclasses.replace(context, guard=guard)
     for shards in stage.sharder()(stage.config(recipe), context):
-        if not (shards.folder.is_dir() and shards.missing()):
+        if not shards.folder.is_dir():
             break
-        _require_conditions(shards, execution.threads)
+        if not shards.missing():
+            continue  # a step that is done; the next one may be wanted
+        _require_conditions(run_dir, stage.name, execution.threads)
         for done in work_through(shards, execution.processes, execution.threads, stop):
             _logger.info("%-8s %d/%d shards are done", stage.name, done, shards.count)
         has_helped = True
     return has_helped
 
 
-def _require_conditions(shards: Shards, threads: int) -> None:
+def _require_conditions(run_dir: RunDir, stage: str, threads: int) -> None:
     """Raise LaunchError unless shards come out here as they do where the run is held.
 
     Raises:
-        WorkIsGone: If these shards are done, and the one who holds the run has cleared up after them.
+        WorkIsGone: If the one who holds the run has not said how it makes them.
     """
+    file = conditions_file(run_dir, stage)
     try:
-        theirs = read_json(shards.conditions)
+        theirs = read_json(file)
     except FileNotFoundError:
-        raise WorkIsGone(f"{shards.folder}: is done") from None
+        raise WorkIsGone(f"{file}: is not there, so nobody can help yet") from None
     if changes := diff(theirs, conditions(threads)):
         raise LaunchError(
-            f"{shards.folder}: shards made here would differ ({'; '.join(changes[:3])}); help with the same "
-            "device, versions and SUMPIPE_THREADS as the process that holds the run"
+            f"{run_dir.partial(stage)}: shards made here would differ ({'; '.join(changes[:3])}); help with "
+            "the same device, versions and SUMPIPE_THREADS as the process that holds the run"
         )

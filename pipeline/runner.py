@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 class HashCache:
-    """Checksums of files outside the run directory, remembered by path, size and time of change."""
+    """Checksums of files outside the run directory, remembered by path, size and times of change."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,7 +39,8 @@ class HashCache:
         state = file.stat()
         # a name need not be UTF-8
         name = os.fsencode(file.resolve()).decode("utf-8", "backslashreplace")
-        key = f"{name}\t{state.st_size}\t{state.st_mtime_ns}"
+        # st_mtime may be set at will (touch -r, rsync -t), st_ctime may not
+        key = f"{name}\t{state.st_size}\t{state.st_mtime_ns}\t{state.st_ctime_ns}"
         if key not in self._known:
             self._known[key] = sha256_file(file)
             self._is_changed = True
@@ -108,8 +109,11 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
         lineage = _lineage(decision.payload, run_dir)
         found = session.cache.take(stage.name, decision.payload, lineage, run_dir, session.guard)
         if found is not None:
+            _tell_warnings(found)
             return found
         session.guard()  # what was looked through may be large
+    if stage.shards is not None:
+        _record_conditions(stage, session)
     run_dir.progress(stage.name).unlink(missing_ok=True)
     run_dir.open_partial(stage.name, decision.payload)
     if stage.launch is Launch.GROUP:
@@ -133,8 +137,48 @@ def run_stage(decision: Decision, session: Session) -> Artifact:
         artifact = _run_here(decision, session)
     if stage.cached and session.cache is not None:
         session.cache.keep(artifact, _lineage(artifact.manifest.payload, run_dir))
+    _tell_warnings(artifact)
     _logger.info("%-8s done in %.0f s", stage.name, time.monotonic() - started)
     return artifact
+
+
+def _tell_warnings(artifact: Artifact) -> None:
+    for name, text in artifact.manifest.metrics.items():
+        if name.startswith("warning_"):
+            _logger.warning("%s: %s", artifact.manifest.stage, text)
+
+
+def conditions_file(run_dir: RunDir, stage: str) -> Path:
+    """Where the process that makes a stage's shards says what their bytes depend on besides its payload."""
+    return run_dir.logs(stage) / "conditions.json"
+
+
+def _record_conditions(stage: Stage, session: Session) -> None:
+    """Leave word of the device, versions and threads, for helpers and for whoever resumes the work.
+
+    Raises:
+        StaleArtifact: If it was begun under others: shards of both would be committed as made under these.
+    """
+    run_dir = session.run_dir
+    file = conditions_file(run_dir, stage.name)
+    ours = provenance.conditions(session.execution.threads)
+    partial = run_dir.partial(stage.name)
+    if run_dir.partial_payload(stage.name) is not None:
+        try:
+            theirs = read_json(file)
+        except FileNotFoundError:
+            _logger.warning("%s: is gone; %s counts as begun with these versions", file, partial)
+            theirs = ours
+        if stage.resource == "cpu":  # another device or thread count gives the same bytes
+            theirs = {**theirs, "device": ours["device"], "threads": ours["threads"]}
+        if changes := diff(theirs, ours):
+            raise StaleArtifact(
+                f"{partial}: was begun under other conditions ({'; '.join(changes[:4])}), and would be a "
+                f"mixture. Either put these back, or make it anew: --restart-from {stage.name}"
+            )
+    # Before the work is begun, so that there is none without.
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, ours)
 
 
 def _lineage(payload: JSON, run_dir: RunDir) -> JSON:

@@ -60,11 +60,6 @@ class Shards:
     claims: Path
     """Folder for the claims, seen by all workers; outside of what is committed, as anybody may make it."""
 
-    @property
-    def conditions(self) -> Path:
-        """File that says what the bytes of a shard depend on besides the work."""
-        return self.claims / "conditions.json"
-
     def missing(self) -> list[int]:
         """Return the shards that nobody has done."""
         return [shard for shard in range(self.count) if not self.work.is_done(shard)]

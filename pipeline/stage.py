@@ -18,14 +18,16 @@ from pipeline.artifact import Artifact
 from pipeline.config import JSON, Config
 from pipeline.distributed.world import World
 from pipeline.errors import ConfigError
-from pipeline.files import write_json
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
-from pipeline.provenance import conditions
 from pipeline.shards import Shards, work_through
 
 Metrics = dict[str, Any]
-"""Results of a stage; numbers, strings or None by a name that carries the unit."""
+"""Results of a stage; numbers, strings or None by a name that carries the unit.
+
+`content_...` are checksums (see cache.py); `warning_...` are texts, told when the stage is done, and again
+when a run takes it from a cache.
+"""
 
 HashFile = Callable[[Path], str]
 """Gives the sha256 of a file outside the run directory."""
@@ -140,7 +142,6 @@ class StageContext:
         """
         execution = self.execution
         shards.claims.mkdir(parents=True, exist_ok=True)
-        write_json(shards.conditions, conditions(execution.threads))
         shards.folder.mkdir(parents=True, exist_ok=True)
         self.progress.update(shards.count - len(shards.missing()), shards.count, "shard")
         for done in work_through(shards, execution.processes, execution.threads, self.stop):

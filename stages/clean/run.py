@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +29,6 @@ _NEIGHBOURS = (
     *("duplicate_of", "duplicate_similarity"),
     *("leak_of", "leak_split", "leak_similarity"),
 )
-
-_logger = logging.getLogger(__name__)
 
 
 def run(config: CleanConfig, context: StageContext) -> Metrics:
@@ -142,23 +139,23 @@ def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
         metrics[f"content_{split}"] = _content(context.work / split)
     if left_out := read_json(context.work / DUPLICATES)["candidates_left_out"]:
         metrics["candidates_left_out"] = left_out
-        _logger.warning(
-            "%s pairs of documents that may be alike were not compared: of many that share a band with a "
-            "document, it is compared with the first %d of each split, so that a copy may go unseen",
-            f"{left_out:,}",
-            MOST_PARTNERS,
+        metrics["warning_candidates"] = (
+            f"{left_out:,} pairs of documents that may be alike were not compared: of many that share a "
+            f"band with a document, it is compared with the first {MOST_PARTNERS} of each split, so that a "
+            "copy may go unseen"
         )
     if leaks:
         metrics["leaks"] = leaks
-        told = (
-            f"{leaks} documents are like one of another split; {context.work / DUPLICATES} has "
-            "counts and examples, the ledger all of them"
-        )
+        told = f"{leaks} documents are like one of another split"
         if config.duplicates.on_leak == "fail":
             raise DataError(
-                f"{told}. Mend the splits, or set clean.duplicates.on_leak to drop (the copy in training, "
-                "or else in validation, goes) or to report; in either case with --restart-from clean"
+                f"{told}; {context.work / DUPLICATES} has counts and examples. Mend the splits, or set "
+                "clean.duplicates.on_leak to drop (the copy in training, or else in validation, goes) or to "
+                "report; in either case with --restart-from clean"
             )
         done = "left out" if config.duplicates.on_leak == "drop" else "kept"
-        _logger.warning("%s; they are %s (clean.duplicates.on_leak)", told, done)
+        metrics["warning_leaks"] = (
+            f"{told}; they are {done} (clean.duplicates.on_leak). clean/{DUPLICATES} has counts and "
+            "examples, the ledger all of them"
+        )
     return metrics

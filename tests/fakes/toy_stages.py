@@ -57,6 +57,8 @@ class CConfig(Config):
 
 class SConfig(Config):
     count: StrictInt = 12
+    steps: StrictInt = 1
+    """How often all shards are done, one time after the other."""
     seconds: Annotated[float, EXECUTION_ONLY] = 0.2
     """Time that a shard takes."""
 
@@ -176,13 +178,18 @@ def run_s(config: SConfig, context: StageContext) -> Metrics:
     folder = context.work / f"shards-{context.fingerprint}"
     squares = [int(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]
     (context.work / "squares.txt").write_text(f"{squares}\n", encoding="utf-8")
-    shutil.rmtree(folder)
+    for done in context.work.glob("shards-*"):
+        shutil.rmtree(done)
     return {"squares": len(squares)}
 
 
 def shards_s(config: SConfig, context: StageContext) -> Iterator[Shards]:
-    folder = context.work / f"shards-{context.fingerprint}"
-    yield Shards(Squares(folder, config.seconds), config.count, folder, context.claims)
+    for step in range(config.steps):
+        name = f"shards-{context.fingerprint}" + (f"-step{step}" if step else "")
+        folder = context.work / name
+        yield Shards(
+            Squares(folder, config.seconds), config.count, folder, context.claims / str(step)
+        )
 
 
 SHARING = (

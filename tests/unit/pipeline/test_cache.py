@@ -19,7 +19,7 @@ from pipeline.files import read_json, record_tree, write_json
 from pipeline.stage import Metrics, StageContext
 from tests.conftest import CommandLine
 from tests.fakes import toy_stages
-from tests.fakes.toy_stages import AConfig, ToyRecipe
+from tests.fakes.toy_stages import AConfig, BConfig, ToyRecipe
 from tests.privileges import modes_respected
 
 CACHED = ("b",)
@@ -171,6 +171,25 @@ def test_what_was_made_of_other_content_is_not_taken(
     assert record_tree(tmp_path / "third" / "b") == record_tree(tmp_path / "second" / "b")
 
 
+def test_what_a_stage_warns_of_is_told_again_of_an_entry(
+    toy: CommandLine,
+    toy_recipe: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_b(_: BConfig, context: StageContext) -> Metrics:
+        (context.work / "unit0.txt").write_text("0\n", encoding="utf-8")
+        return {"warning_units": "one of 4 units is made"}
+
+    monkeypatch.setattr(toy_stages, "run_b", run_b)
+    for name in ("first", "second"):
+        done = toy("run", toy_recipe, "--run-dir", tmp_path / name, "--cache-dir", cache)
+        assert done.code == 0, done.err
+        assert done.err.count("b: one of 4 units is made") == 1
+    assert "b        is linked from the cache" in done.err
+
+
 @pytest.mark.parametrize("changed", ["python", "tokenizers"])
 def test_what_other_versions_made_is_not_taken_as_join_would_refuse_them(
     changed: str,
@@ -211,20 +230,36 @@ def test_versions_that_decide_shared_results_are_known() -> None:
     )
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o2775, 0o700])
-def test_an_entry_is_read_only_and_its_folders_are_the_groups(
-    mode: int, toy: CommandLine, toy_recipe: Path, tmp_path: Path, cache: Path
+@pytest.mark.parametrize(
+    ("mode", "umask", "readers"),
+    [
+        (0o755, 0o022, 0o444),
+        (0o2775, 0o022, 0o444),
+        (0o2775, 0o077, 0o444),  # of a member who keeps the own files private
+        (0o2770, 0o077, 0o440),
+        (0o700, 0o077, 0o400),
+        (0o700, 0o022, 0o444),  # the files are the run's too, whose readers stay
+    ],
+)
+def test_an_entry_is_read_only_and_its_folders_and_readers_are_the_groups(
+    mode: int,
+    umask: int,
+    readers: int,
+    toy: CommandLine,
+    toy_recipe: Path,
+    tmp_path: Path,
+    cache: Path,
 ) -> None:
     cache.mkdir()
     cache.chmod(mode)
-    umask = os.umask(0o022)
+    umask = os.umask(umask)
     try:
         done = toy("run", toy_recipe, "--run-dir", tmp_path / "run", "--cache-dir", cache)
     finally:
         os.umask(umask)
     assert done.code == 0, done.err
     for path in cache.rglob("*"):
-        assert stat.S_IMODE(path.stat().st_mode) == (mode if path.is_dir() else 0o444), path
+        assert stat.S_IMODE(path.stat().st_mode) == (mode if path.is_dir() else readers), path
     place = ("--run-dir", tmp_path / "run", "--restart-from", "b")
     assert toy("run", toy_recipe, *place).code == 0
     assert stat.S_IMODE((tmp_path / "run" / "b").stat().st_mode) == 0o755
@@ -277,6 +312,7 @@ def test_an_entry_that_may_not_be_read_is_told_and_left_alone(
     if name != "unit1.txt":  # a plan looks at sizes
         assert "cannot be taken from the cache ([Errno 13] Permission denied" in planned.out
     assert "Permission denied" in done.err and "the entry is not used" in done.err
+    assert f"cache: {entry} is there, but cannot be read (" in done.err
     again = toy("run", toy_recipe, "--run-dir", tmp_path / "third", "--cache-dir", cache)
     assert "b        is linked from the cache" in again.err
 

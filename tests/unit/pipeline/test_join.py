@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.toy_stages import start
+from pipeline import provenance
+from pipeline.errors import EXIT_STALE, DataError
+from pipeline.stage import Metrics, Resource, StageContext
+from tests.conftest import Answer, CommandLine
+from tests.fakes import toy_stages
+from tests.fakes.toy_stages import SHARING, SConfig, SharingRecipe, shards_s, snapshot, start
 
 SQUARES = f"{[number**2 for number in range(12)]}\n"
 
@@ -136,7 +142,7 @@ def test_a_helper_of_a_holder_that_died_before_it_wanted_help_gives_up(folder: P
     assert "nobody has worked here for 2 s" in words
 
 
-def test_a_helper_that_comes_while_a_holder_clears_up_waits_for_what_follows(folder: Path) -> None:
+def test_a_helper_that_is_not_told_how_shards_are_made_waits_for_it(folder: Path) -> None:
     holder = run(folder)
     wait_until(lambda: list((folder / "run").glob("s.partial/shards-*/*.begun.*")))
     os.kill(holder.pid, signal.SIGKILL)
@@ -157,6 +163,93 @@ def test_a_helper_with_other_threads_is_refused(folder: Path) -> None:
     assert "threads 1 -> 2" in words
     assert ended(holder)[0] == 0
     assert squares(folder) == SQUARES
+
+
+@pytest.fixture
+def half_done(
+    folder: Path, command_line: Callable[..., CommandLine], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Answer]:
+    """A run in this process that ended when the first of two steps was done; runs it again."""
+    recipe = "name: toy\ns: {seconds: 0, steps: 2}\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+    def again(*more: str, resource: Resource = "cpu") -> Answer:
+        stages = [dataclasses.replace(SHARING[0], resource=resource)]
+        place = (folder / "recipe.yaml", "--run-dir", folder / "run", "--processes", "1")
+        return command_line(stages, SharingRecipe)("run", *place, *more)
+
+    def run_half(config: SConfig, context: StageContext) -> Metrics:
+        first, second = shards_s(config, context)
+        context.share(first)
+        second.claims.mkdir(parents=True)
+        second.folder.mkdir()
+        raise DataError("half done")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_stages, "run_s", run_half)
+        assert "half done" in again().err
+    return again
+
+
+@pytest.mark.usefixtures("half_done")
+def test_a_helper_that_comes_late_does_the_second_step(
+    folder: Path, command_line: Callable[..., CommandLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUMPIPE_TIMEOUT_SECONDS", "1")
+    join_here = command_line(SHARING, SharingRecipe)
+    helped = join_here("join", folder / "run", "s", "--processes", "1")
+    assert "12/12 shards are done" in helped.err
+    assert (helped.code, "though all its shards are done" in helped.err) == (1, True)
+    (second,) = folder.glob("run/s.partial/shards-*-step1")
+    assert len([*second.glob("*.txt")]) == 12
+
+
+def test_work_begun_under_other_versions_is_not_continued(
+    folder: Path, half_done: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = snapshot(folder / "run" / "s.partial")
+    version = provenance._version
+    other = {"rensa": "9.9"}
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "_version", lambda name: other.get(name) or version(name))
+        refused = half_done()
+        assert refused.code == EXIT_STALE
+        assert f"packages.rensa {version('rensa')} -> 9.9" in refused.err
+        assert "--restart-from s" in refused.err
+        assert snapshot(folder / "run" / "s.partial") == begun
+    assert half_done().code == 0  # as it was begun
+    assert squares(folder) == SQUARES
+
+
+def test_work_begun_under_other_versions_is_made_anew_when_asked_for(
+    folder: Path, half_done: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance.platform, "python_version", lambda: "3.99.1")
+    assert "python " in half_done().err
+    assert half_done("--restart-from", "s").code == 0
+    assert squares(folder) == SQUARES
+
+
+@pytest.mark.parametrize(("resource", "code"), [("cpu", 0), ("gpu", EXIT_STALE)])
+def test_other_threads_continue_what_they_do_not_change(
+    resource: Resource,
+    code: int,
+    half_done: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUMPIPE_THREADS", "2")
+    done = half_done(resource=resource)
+    assert done.code == code, done.err
+    assert ("threads 1 -> 2" in done.err) == (code == EXIT_STALE)
+
+
+def test_work_of_unknown_conditions_is_continued_with_a_warning(
+    folder: Path, half_done: Callable[..., Answer]
+) -> None:
+    (folder / "run" / "logs" / "s" / "conditions.json").unlink()
+    done = half_done()
+    assert done.code == 0
+    assert "conditions.json: is gone" in done.err
 
 
 @pytest.mark.parametrize(
