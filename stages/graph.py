@@ -58,7 +58,7 @@ STAGES = (
     ),
     Stage(
         "score",
-        4,
+        5,
         ("fetch", "clean", "generate"),
         "stages.score.run:run",
         seeded=True,
@@ -67,7 +67,7 @@ STAGES = (
     ),
     Stage(
         "report",
-        3,
+        4,
         ("fetch", "clean", "encode", "finetune", "export", "generate", "score"),
         "stages.report.run:run",
     ),
