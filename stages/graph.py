@@ -58,7 +58,7 @@ STAGES = (
     ),
     Stage(
         "score",
-        4,
+        5,
         ("fetch", "clean", "generate"),
         "stages.score.run:run",
         seeded=True,

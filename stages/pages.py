@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,40 +66,33 @@ def run_page(root: Path) -> str:
     from stages.report.page import render_page
 
     run_dir = require_run_dir(root)
-    recipe = load_yaml(run_dir.recipe)
-    source = f"{run_dir.recipe}: report"
-    config = validate(ReportConfig, recipe.get("report", {}), source)
+    recipe, config = load_yaml(run_dir.recipe), _config(run_dir)
     found = {stage: run_dir.artifact(stage) for stage in STAGES}
     inputs = {stage: artifact for stage, artifact in found.items() if artifact is not None}
     name, seed = str(recipe.get("name", "unnamed")), int(recipe.get("seed", 1))
     return render_page(gather(name, seed, run_dir, inputs, config))
 
 
+def _config(run_dir: RunDir) -> ReportConfig:
+    source = f"{run_dir.recipe}: report"
+    return validate(ReportConfig, load_yaml(run_dir.recipe).get("report", {}), source)
+
+
 def _compared(roots: Sequence[Path]) -> str:
     from stages.compare.folders import compare_folders
 
-    found = compare_folders(roots)
-    return comparison_page(
-        replace(found, notes=(*found.notes, *_warnings(roots))),
-        _catalogued_l(roots),
-        language=_language(roots),
-    )
+    return comparison_page(compare_folders(roots), _published_l(roots), language=_language(roots))
 
 
-def _warnings(roots: Sequence[Path]) -> list[str]:
-    """Return what each run's scores warn of."""
-    from stages.compare.scored import read_scored
+def _published_l(roots: Sequence[Path]) -> str | None:
+    """Return which ROUGE-L is published of the runs' set: by report.expected, else by the catalogue."""
+    from stages.report.facts import published_l
 
-    return [
-        f"{root}: {told}" for root in roots for told in read_scored(root).rouge.get("warnings", [])
-    ]
-
-
-def _catalogued_l(roots: Sequence[Path]) -> str | None:
-    """Return which ROUGE-L is published of the runs' set, if the catalogue knows it."""
-    found = (RunDir(root).artifact("fetch") for root in roots)
+    runs = [one for one in map(RunDir, roots) if one.recipe.is_file()]
+    asked = [published_l(_config(run_dir).expected) for run_dir in runs]
+    found = (run_dir.artifact("fetch") for run_dir in runs)
     known = [one.manifest.metrics.get("rouge_l") for one in found if one is not None]
-    return next((str(one) for one in known if one), None)
+    return next((str(one) for one in [*asked, *known] if one), None)
 
 
 def _with_corner(table: Table) -> Table:
@@ -149,9 +141,8 @@ def _bounds(figure: Figure) -> tuple[float, float, float]:
 
 def _language(roots: Sequence[Path]) -> str | None:
     """Return the language that the recipes of all runs name (report.card.language), if it is one."""
-    recipes = [recipe for root in roots if (recipe := RunDir(root).recipe).is_file()]
-    found = ((f"{one}: report", load_yaml(one).get("report", {})) for one in recipes)
-    named = {validate(ReportConfig, report, source).card.language for source, report in found}
+    runs = [one for one in map(RunDir, roots) if one.recipe.is_file()]
+    named = {_config(run_dir).card.language for run_dir in runs}
     return next(iter(named)) if len(named) == 1 else None
 
 

@@ -21,6 +21,7 @@ _COMPARED = ("algorithm", "rules", "sentences", "punkt_sha256", "wordnet_sha256"
 _BERTSCORE_WORDS = ("model", "transformers")
 """Settings of BERTScore that are told: the model's files have a sha256, whatever their folder is called."""
 _MADE_OF_DOCUMENTS = ("lead", "oracle")
+_DRAWN = "random_training_summary"
 _SHOWN = 3
 _ADVICE = "score both by the same profile, on the same rows of the same data"
 
@@ -166,6 +167,10 @@ def _system(first: Scored, other: Scored, system: str, *, is_same_order: bool) -
         f"system {system}: {line}"
         for line in diff(first.rouge["systems"][system], other.rouge["systems"][system])
     ]
+    if system == _DRAWN and "texts_sha256" not in first.rouge["systems"][system]:
+        reasons.append(
+            f"system {system}: scored by another version, which did not say what was drawn"
+        )
     if system in _MADE_OF_DOCUMENTS and (differ := _documents_differ(first, other)):
         reasons.append(f"{differ}, of which {system} is made")
     headlines = [scored.rouge["profile"] for scored in (first, other)]

@@ -22,6 +22,7 @@ from stages.compare.notes import (
     left_out_notes,
     pair_notes,
     row_notes,
+    score_notes,
     seed_notes,
     version_notes,
 )
@@ -108,6 +109,7 @@ def compare_folders(
             *left_out_notes(gone),
             *version_notes(scored, name),
             *notes,
+            *score_notes(scored),
         ),
     )
 

@@ -70,6 +70,11 @@ def version_notes(scored: Sequence[Scored], profile: str) -> list[str]:
     ]
 
 
+def score_notes(scored: Sequence[Scored]) -> list[str]:
+    """Repeat what the scores themselves warn of, by folder."""
+    return [f"{one.name}: {told}" for one in scored for told in one.rouge["warnings"]]
+
+
 def pair_notes(compared: Sequence[Pair], entrants: Sequence[Entrant]) -> list[str]:
     """Name the metrics that a pair does not share, and say where texts are missing."""
     notes = []
@@ -90,7 +95,8 @@ def pair_notes(compared: Sequence[Pair], entrants: Sequence[Entrant]) -> list[st
 def seed_notes(entrants: Sequence[Entrant], *, is_seeds: bool) -> list[str]:
     """Say what a spread over seeds means."""
     told = (
-        "These runs differ in their seed only: their spread is shown, no tests (--pairs gives those)."
+        "These runs differ in their seed only: their spread is shown, no tests (`sumpipe compare --pairs` "
+        "gives those)."
         if is_seeds
         else "These runs are taken for seeds of one recipe, as asked for."
     )

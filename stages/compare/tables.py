@@ -22,9 +22,10 @@ def heading(comparison: Comparison) -> str:
     """Return what is compared, in one line."""
     split = f", {comparison.split} split" if comparison.split else ""
     rows = f"{comparison.rows:,} {'row' if comparison.rows == 1 else 'rows'}"
+    intervals = f", {100 * comparison.method['confidence']:.0f} % intervals"
     return (
         f"{comparison.dataset}{split}, {rows}; profile {comparison.profile}, ROUGE {PARTS[comparison.part]} "
-        f"x 100, {100 * comparison.method['confidence']:.0f} % intervals"
+        f"x 100{intervals if comparison.rows > 1 else ''}"
     )
 
 

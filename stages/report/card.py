@@ -17,13 +17,16 @@ from stages.report.wording import (
     dataset_words,
     hours,
     is_r3f,
+    made_words,
     model_words,
+    noise_words,
     percent,
     profile_words,
+    roughly,
     several,
     title,
     updates_done,
-    warm_start_updates,
+    warm_start_words,
 )
 
 _UNKNOWN = "unknown"
@@ -56,7 +59,7 @@ def _intro(facts: Facts) -> str:
     method = "with R3F (arXiv 2008.03156)" if is_r3f(facts) else "without R3F"
     parameters = amount(facts.metric("export", "parameters"))
     return (
-        f"A BART summarization model with {parameters} parameters, fine-tuned by sumpipe "
+        f"A BART summarization model with {parameters} parameters, {made_words(facts)} by sumpipe "
         f"{method}.\n\n"
         f"- Started from: {model_words(facts)}\n- Licence: {facts.card.licence or _UNKNOWN}\n"
         f"- Language: {facts.card.language or _UNKNOWN}"
@@ -66,7 +69,7 @@ def _intro(facts: Facts) -> str:
 def _data(facts: Facts) -> str:
     rows = [
         f"{amount(facts.metric('clean', f'rows_kept_{split}'))} {split}"
-        for split in ("train", "valid", "test")
+        for split in dict.fromkeys(("train", "valid", facts.split))
     ]
     encode = facts.settings("encode")
     longer = "was refused" if encode["truncation"] == "fail" else f"is cut ({encode['truncation']})"
@@ -74,8 +77,8 @@ def _data(facts: Facts) -> str:
         f"Dataset: {dataset_words(facts)}. Rows used: {', '.join(rows)}. "
         f"What is longer than {encode['max_source_tokens']} tokens (sources) or "
         f"{encode['max_target_tokens']} (targets), special tokens included, {longer}.\n\n"
-        f"- Licence of the data: {facts.metric('fetch', 'licence') or _UNKNOWN}\n"
-        f"- Citation of the data: {facts.metric('fetch', 'citation') or _UNKNOWN}"
+        f"- Licence of the data: {_plain(facts.metric('fetch', 'licence') or _UNKNOWN)}\n"
+        f"- Citation of the data: {_plain(facts.metric('fetch', 'citation') or _UNKNOWN)}"
     )
 
 
@@ -83,7 +86,6 @@ def _training(facts: Facts) -> str:
     config = facts.settings("finetune")
     optimizer, batch, r3f = config["optimizer"], config["batch"], config["r3f"]
     launch = facts.launch("finetune")
-    warm_start = warm_start_updates(facts)
     done = updates_done(facts)
     nll = facts.metric("finetune", "valid_nll_nats_per_token")
     planned = f" of {config['updates']}, stopped early" if is_stopped_early(facts) else ""
@@ -95,8 +97,8 @@ def _training(facts: Facts) -> str:
     else:
         decay = f"{decay} decay to 0"
     named = {
-        "Updates": f"{done}{planned} ({facts.metric('finetune', 'epochs'):.3g} epochs)"
-        + (f", the first {warm_start} a warm start on masked documents" if warm_start else ""),
+        "Updates": f"{done}{planned} ({roughly(facts.metric('finetune', 'epochs'))} epochs)"
+        f"{warm_start_words(facts)}",
         "Update": f"{batch['lanes']} micro-batches of up to {batch['lane_tokens']} padded tokens"
         + (f"; {several(longer, 'longer row')} alone in theirs" if longer else ""),
         "Optimizer": f"AdamW, peak learning rate {optimizer['lr']:g}, betas {optimizer['betas']}, "
@@ -106,8 +108,7 @@ def _training(facts: Facts) -> str:
         "Dropout": f"{config['dropout']:g}, attention {config['attention_dropout']:g}, "
         f"activation {config['activation_dropout']:g}",
         "Label smoothing": f"{config['loss']['label_smoothing']:g} ({config['loss']['smoothing']})",
-        "R3F": f"noise {r3f['noise']}, sigma {r3f['sigma']:g}, lambda {r3f['lambda']:g}, "
-        f"reduction {r3f['reduction']}"
+        "R3F": f"{noise_words(facts)}; lambda {r3f['lambda']:g}, reduction {r3f['reduction']}"
         if is_r3f(facts)
         else "off (lambda 0)",
         "Precision": config["precision"],
@@ -145,17 +146,20 @@ def _made_by(facts: Facts) -> str:
 def _results(facts: Facts) -> str:
     rouge = facts.rouge
     interval = rouge["profiles"][rouge["profile"]]["settings"]["interval"]
+    brackets = (
+        f"; in brackets the {100 * interval['confidence']:g} % interval of {interval['resamples']:,} "
+        "bootstrap samples of the rows"
+    )
     parts = [
-        f"Mean F x 100 over {amount(rouge['rows'])} rows of the {rouge['split']} split, against raw "
-        f"references; in brackets the {100 * interval['confidence']:g} % interval of "
-        f"{interval['resamples']:,} bootstrap samples of the rows. Exact match: "
+        f"Mean F x 100 over {several(rouge['rows'], 'row')} of the {rouge['split']} split, against raw "
+        f"references{brackets if rouge['rows'] > 1 else ''}. Exact match: "
         f"{percent(rouge['exact_match'])} %.",
         *(
-            f"Profile `{name}` ({profile_words(profile['settings'])}):\n\n"
+            f"Profile `{name}` ({_plain(profile_words(profile['settings']))}):\n\n"
             f"{_markdown(rouge_table(facts, name, with_intervals=True))}"
             for name, profile in rouge["profiles"].items()
         ),
-        *comparability(facts),
+        *map(_plain, comparability(facts)),
         *([f"Beyond ROUGE:\n\n{_markdown(measures_table(facts))}"] if rouge["measures"] else []),
         *filter(None, [bertscore_words(facts)]),
     ]
@@ -170,7 +174,13 @@ def _markdown(table: Table) -> str:
 
 def _cell(text: str) -> str:
     value, _, beside = text.partition("\n")
-    return f"{value} ({beside})" if beside else value
+    return _plain(f"{value} ({beside})" if beside else value)
+
+
+def _plain(text: object) -> str:
+    """Return a text of others on one line, and so that it is neither a tag nor another cell."""
+    line = " ".join(str(text).split())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def _use(facts: Facts) -> str:
@@ -200,6 +210,7 @@ def _differences(generate: JSON, encode: JSON, clean: JSON) -> Iterator[str]:
 
 
 def _limits(facts: Facts) -> str:
+    has_intervals = facts.rouge["rows"] > 1
     limits = [
         "Measured against one reference a row only: whether summaries are faithful to their documents, or "
         "biased, was not examined.",
@@ -207,8 +218,8 @@ def _limits(facts: Facts) -> str:
         "tokens; the code above reads only the head of a longer one.",
         f"{percent(facts.metric('generate', 'share_stopped_by_length'))} % of the summaries were "
         "ended by the length limit.",
-        "The figures are those of one training run with one seed; the intervals tell of other rows, not of "
-        "other seeds.",
+        "The figures are those of one training run with one seed"
+        + ("; the intervals tell of other rows, not of other seeds." if has_intervals else "."),
         *facts.rouge["warnings"],
         *leak_words(facts),
     ]
@@ -219,5 +230,5 @@ def _limits(facts: Facts) -> str:
 
 def _citation(facts: Facts) -> str:
     data = facts.metric("fetch", "citation")
-    cited = [*([_R3F] if is_r3f(facts) else []), _BART, *([str(data)] if data else [])]
+    cited = [*([_R3F] if is_r3f(facts) else []), _BART, *([_plain(data)] if data else [])]
     return "\n".join(f"- {work}" for work in cited)

@@ -47,6 +47,7 @@ def _eval_results(facts: Facts, dataset: JSON) -> list[EvalResult]:
     profile = rouge["profiles"][name]
     said = {key: profile["settings"][key] for key in ("stemmer", "sentences")}
     choice = rouge["split_choice"]
+    confidence = {"confidence": profile["settings"]["interval"]["confidence"]}
     named = {"hub": dataset.get("path"), "catalogue": dataset.get("name")}
     return [
         EvalResult(
@@ -63,14 +64,16 @@ def _eval_results(facts: Facts, dataset: JSON) -> list[EvalResult]:
             metric_args={
                 "profile": name,
                 **said,
-                "confidence": profile["settings"]["interval"]["confidence"],
-                "low": _points(figure["low"]),
-                "high": _points(figure["high"]),
+                **(confidence | _bounds(figure) if rouge["rows"] > 1 else {}),  # one row has none
             },
         )
         for rouge_type, label in ROUGE_LABELS.items()
         for figure in [profile["systems"]["model"][rouge_type]["fmeasure"]]
     ]
+
+
+def _bounds(figure: JSON) -> JSON:
+    return {end: _points(figure[end]) for end in ("low", "high")}
 
 
 def _points(fraction: float) -> float:

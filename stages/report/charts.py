@@ -27,8 +27,10 @@ from stages.report.wording import (
     ROUGE_LABELS,
     dropout_words,
     is_r3f,
+    kl_unit,
     noise_words,
     perl_beside,
+    published,
     several,
     survival_words,
     system_label,
@@ -75,8 +77,8 @@ _TRAINING = (
     ),
     _Curves(
         _KL,
-        "nats, before lambda",
-        {"r3f/kl": "clean and noised pass", "r3f/kl_same_dropout": "with equal dropout masks"},
+        "before lambda",
+        {"r3f/kl": "between both passes", "r3f/kl_same_dropout": "with equal dropout masks"},
         dotted=("r3f/kl_same_dropout",),
     ),
     _Curves(
@@ -104,12 +106,20 @@ def training_charts(facts: Facts) -> list[Chart]:
     marked = {"stop": "interruption", "warm": "end of the warm start"}
     legend = [(style, marked[style]) for style in dict.fromkeys(rule.style for rule in rules)]
     # Older trainings without R3F have recorded a KL of 0 that nobody measured.
-    known = [one for one in _TRAINING if one.title != _KL or is_r3f(facts)] if facts.curve else []
+    known = (
+        [_with_unit(facts, one) for one in _TRAINING if one.title != _KL or is_r3f(facts)]
+        if facts.curve
+        else []
+    )
     drawn = [one for one in known if any(points(facts.curve, name) for name in one.names)]
     return [
         _curves_chart(facts, one, rules, [] if number else legend)
         for number, one in enumerate(drawn)
     ]
+
+
+def _with_unit(facts: Facts, curves: _Curves) -> _Curves:
+    return curves._replace(unit=kl_unit(facts)) if curves.title == _KL else curves
 
 
 def _curves_chart(
@@ -196,13 +206,14 @@ def rouge_charts(facts: Facts) -> list[tuple[str, Markup]]:
         for system, figures in profile["systems"].items():
             label, style = system_label(facts, system), "s1" if system == "model" else "s0"
             spans.append(_span(label, style, figures[name]["fmeasure"]))
-            published = getattr(facts.expected, name, None)
-            if system == "model" and published is not None:
+            quoted = getattr(published(facts), name, None)
+            if system == "model" and quoted is not None:
                 if beside := perl_beside(facts):  # most papers have figures of ROUGE-1.5.5
                     figures = facts.rouge["profiles"][beside]["systems"]["model"]
                     spans.append(_span(f"{label}, {beside}", "s1", figures[name]["fmeasure"]))
-                spans.append(Span("Published", "s2", published, published, published))
-        label = f"{ROUGE_LABELS[name]} F x 100 of each system, with intervals; the table has the figures"
+                spans.append(Span("Published", "s2", quoted, quoted, quoted))
+        beside = ", with intervals" if facts.rouge["rows"] > 1 else ""
+        label = f"{ROUGE_LABELS[name]} F x 100 of each system{beside}; the table has the figures"
         found.append((ROUGE_LABELS[name], span_chart(label, spans)))
     return found
 

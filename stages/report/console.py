@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.report.facts import Facts
 from stages.report.tables import rouge_table
-from stages.report.wording import ROUGE_LABELS, percent
+from stages.report.wording import ROUGE_LABELS, percent, several
 
 
 def console_text(facts: Facts) -> str:
@@ -17,7 +17,7 @@ def console_text(facts: Facts) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
     lines = [
         *(_aligned(row, widths) for row in cells),
-        f"mean F x 100 over {facts.rouge['rows']} rows of the {facts.split} split, "
+        f"mean F x 100 over {several(facts.rouge['rows'], 'row')} of the {facts.split} split, "
         f"profile {facts.rouge['profile']}",
         *([f"95 % intervals: {_intervals(facts)}"] if facts.rouge["rows"] > 1 else []),
         f"exact match {percent(facts.rouge['exact_match'])} %",

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON, load_yaml
+from pipeline.files import read_json
 from stages.report.config import CardConfig, ExpectedConfig, ReportConfig
 from stages.report.curve import Curve, committed_curve, unfinished_curve
 from stages.report.examples import Example, choose_examples
@@ -20,6 +21,7 @@ from stages.schema import SPLITS
 STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score")
 """What the report reads, in order."""
 _KINDS_OF_L = ("rougeL", "rougeLsum")
+_DUPLICATES = "duplicates.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Facts:
     lengths: Mapping[str, Mapping[str, Lengths]] = field(default_factory=dict)
     """Tokens of `source` and `target` by split."""
     generated: Generated | None = None
+    leaks: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How many documents of a split are like one of another, by both splits, the copy's first."""
     examples: tuple[Example, ...] = ()
     expected: ExpectedConfig | None = None
     """A published result."""
@@ -86,10 +90,9 @@ class Facts:
         That is the one that `expected` has, else the one that the catalogue names, else the one that the
         profile's users publish.
         """
-        published = [one for one in _KINDS_OF_L if getattr(self.expected, one, None) is not None]
         profile = self.rouge["profiles"][self.rouge["profile"]]["settings"]["headline_l"]
         known = self.metric("fetch", "rouge_l") or profile
-        return ("rouge1", "rouge2", published[0] if len(published) == 1 else known)
+        return ("rouge1", "rouge2", published_l(self.expected) or known)
 
     @property
     def undone(self) -> list[str]:
@@ -102,6 +105,12 @@ class Facts:
         done = [number for number, stage in enumerate(STAGES) if stage in self.inputs]
         earlier = STAGES[: max(done, default=0)]
         return [stage for stage in earlier if stage not in {*self.inputs, *self.begun}]
+
+
+def published_l(expected: ExpectedConfig | None) -> str | None:
+    """Return which of the two a published result calls ROUGE-L; None if it has none, or both."""
+    found = [one for one in _KINDS_OF_L if getattr(expected, one, None) is not None]
+    return found[0] if len(found) == 1 else None
 
 
 def gather(
@@ -142,6 +151,7 @@ def gather(
         generated=generated_lengths(inputs["generate"].file("predictions.jsonl"))
         if "generate" in inputs
         else None,
+        leaks=_leaks(inputs),
         expected=config.expected,
         card=config.card,
         checks_rows=_checks_rows(run_dir),
@@ -151,6 +161,19 @@ def gather(
         return replace(facts, examples=choose_examples(inputs, config.examples, seed, "", ()))
     kinds, profile = facts.headline_types, facts.rouge["profile"]
     return replace(facts, examples=choose_examples(inputs, config.examples, seed, profile, kinds))
+
+
+def _leaks(inputs: Mapping[str, Artifact]) -> dict[tuple[str, str], int]:
+    """Read what clean counted of each pair of splits; runs from before it did have no such file."""
+    clean = inputs.get("clean")
+    if clean is None or _DUPLICATES not in clean.manifest.files:
+        return {}
+    found: JSON = read_json(clean.file(_DUPLICATES))
+    return {
+        (one["split"], one["in"]): one["equal"] + one["near"]
+        for one in found["found"]
+        if one["split"] != one["in"]
+    }
 
 
 def _checks_rows(run_dir: RunDir) -> bool:

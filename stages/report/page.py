@@ -33,6 +33,7 @@ from stages.report.wording import (
     percent,
     perl_beside,
     profile_words,
+    published,
     title,
 )
 
@@ -171,11 +172,11 @@ def _tiles(facts: Facts) -> list[Tile]:
         model = facts.rouge["profiles"][facts.rouge["profile"]]["systems"]["model"]
         for kind in facts.headline_types:
             figure = model[kind]["fmeasure"]
-            published = getattr(facts.expected, kind, None)
+            quoted = getattr(published(facts), kind, None)
             beside = [interval(figure, 100)] if facts.rouge["rows"] > 1 else []
-            if published is not None:
+            if quoted is not None:
                 beside += _as_papers(facts, kind)
-                beside.append(f"published: {published:.2f}")
+                beside.append(f"published: {quoted:.2f}")
             tiles.append(Tile(ROUGE_LABELS[kind], percent(figure["mean"]), beside))
     tiles += _nll_tile(facts)
     if facts.curve and training_cost(facts).device_hours is not None:

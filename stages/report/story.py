@@ -6,18 +6,23 @@ import re
 
 from pipeline.config import JSON
 from stages.report.cost import training_cost
-from stages.report.facts import Facts
+from stages.report.facts import Facts, published_l
 from stages.report.outcome import is_stopped_early
 from stages.report.wording import (
     ROUGE_LABELS,
     dataset_words,
+    has_own_words,
     is_perl,
     is_r3f,
     listed,
+    made_words,
     model_words,
     noise_words,
+    published,
+    roughly,
     several,
     updates_done,
+    warm_start_words,
 )
 
 _PERL = (
@@ -61,7 +66,8 @@ def _training(facts: Facts) -> str:
     )
     devices = training_cost(facts).device_words
     on = f" on {devices}" if devices else ""
-    return f"{told} Fine-tuned for {_span(facts)} {method}, in {config['precision']}{on}."
+    made = f"{made_words(facts).capitalize()} for {_span(facts)}{warm_start_words(facts)}"
+    return f"{told} {made}, {method}, in {config['precision']}{on}."
 
 
 def _span(facts: Facts) -> str:
@@ -70,7 +76,8 @@ def _span(facts: Facts) -> str:
     if "finetune" not in facts.inputs:
         return f"{done:,} of {planned:,} updates so far"
     early = f" of {planned:,}, stopped early" if is_stopped_early(facts) else ""
-    return f"{done:,} updates{early}" + (f" ({epochs:.3g} epochs)" if epochs is not None else "")
+    seen = "" if epochs is None else f" ({roughly(epochs)} epochs)"
+    return f"{done:,} updates{early}{seen}"
 
 
 def _decoding(facts: Facts) -> str:
@@ -138,7 +145,9 @@ def _unscored(facts: Facts) -> list[str]:
 def _few(facts: Facts) -> list[str]:
     told = []
     if facts.rouge and facts.rouge["rows"] == 1:
-        told.append("One row was scored: its intervals have no width and mean nothing.")
+        told.append(
+            "One row was scored: there are no intervals, and it says nothing of other rows."
+        )
     if facts.generated is not None and facts.generated.empty and not facts.rouge:
         empty, count = facts.generated.empty, facts.generated.tokens.size
         told.append(f"Summaries without text: {empty:,} of {count:,}.")
@@ -146,32 +155,53 @@ def _few(facts: Facts) -> list[str]:
 
 
 def leak_words(facts: Facts) -> list[str]:
-    """Say how many rows are like one of another split and were kept; empty if none were."""
-    leaks = facts.metric("clean", "leaks")
-    if not leaks or facts.settings("clean")["duplicates"]["on_leak"] != "report":
+    """Say how many rows are like one of another split and were kept, and what of it; empty if none were.
+
+    What touches the figures comes first. A row counts once, with the split that has what it is most like.
+    """
+    if not facts.leaks or facts.settings("clean")["duplicates"]["on_leak"] != "report":
         return []
-    verb = "is like a document" if leaks == 1 else "are like documents"
+    found = sorted(facts.leaks.items(), key=lambda it: {*it[0]} != {"train", facts.split})
     return [
-        f"{several(leaks, 'document')} {verb} of another split and stayed (clean.duplicates.on_leak report): "
-        "figures may be of what training has seen."
+        f"{several(count, 'document')} of {split} {'is like one' if count == 1 else 'are like some'} of "
+        f"{other} and stayed (clean.duplicates.on_leak report): {_harm({split, other}, facts.split)}."
+        for (split, other), count in found
     ]
+
+
+def _harm(splits: set[str], scored: str) -> str:
+    if splits == {"train", scored}:
+        return "the figures may be of what training has seen"
+    if splits == {"train", "valid"}:
+        return "the validation nll may be of what training has seen"
+    if splits == {"valid", scored}:
+        return "weights chosen by validation may suit these documents of those that are scored"
+    return "no figure here is of them"
 
 
 def comparability(facts: Facts) -> list[str]:
     """Say with what the figures of the profiles compare, and with what not; for any reader."""
-    profiles = facts.rouge["profiles"]
-    names = list(profiles)
+    profiles, headline = facts.rouge["profiles"], facts.rouge["profile"]
+    names = [headline, *(name for name in profiles if name != headline)]
     told = []
     if len(names) > 1:
         told.append(f"Figures of different profiles ({listed(names)}) do not compare.")
-    perl = [name for name in names if is_perl(name, profiles[name]["settings"])]
-    headline = facts.rouge["profile"]
-    told += profile_notes(headline, profiles[headline]["settings"])
-    if perl and headline not in perl:
-        changed = profiles[perl[0]]["settings"].get("postprocess", "none")
-        only = "" if changed == "none" else f" and changed predictions in the same way ({changed})"
-        told.append(f"The profile {perl[0]} compares with papers that used ROUGE-1.5.5{only}.")
-    if facts.expected is not None:
+    notes: dict[str, list[str]] = {}
+    for name in names:
+        for note in profile_notes(name, profiles[name]["settings"]):
+            notes.setdefault(note, []).append(name)
+    told += [
+        note if those == names else f"{listed(those)}: {note}"
+        for note, those in sorted(notes.items(), key=lambda it: it[1] == names)
+    ]
+    if facts.expected is None:
+        return told
+    if not any(published(facts, name) for name in names):
+        told.append(
+            f"A published result ({facts.expected.source}) is known and not shown: no profile that was "
+            "scored compares with it."
+        )
+    else:
         told.append(
             "The published row is quoted, not measured here; with which program it was computed, this run "
             f"does not know.{_published_l(facts)}"
@@ -198,7 +228,7 @@ def profile_notes(name: str, settings: JSON) -> list[str]:
         told.append(
             "These figures compare with those of the Perl script ROUGE-1.5.5, which most papers use."
         )
-    elif settings["stemmer"] == "none" or settings["tokenizer"].startswith("NFKC"):
+    elif has_own_words(settings):
         told.append(
             "No figures of papers compare with these: words are told apart and stemmed neither as "
             "ROUGE-1.5.5 nor as rouge-score does."
@@ -247,5 +277,5 @@ def _not_as_published(facts: Facts) -> list[str]:
 
 
 def _published_l(facts: Facts) -> str:
-    kinds = [one for one in ("rougeL", "rougeLsum") if getattr(facts.expected, one) is not None]
-    return f" Its ROUGE-L stands under {ROUGE_LABELS[kinds[0]]} here." if len(kinds) == 1 else ""
+    kind = published_l(facts.expected)
+    return f" Its ROUGE-L stands under {ROUGE_LABELS[kind]} here." if kind else ""

@@ -13,11 +13,11 @@ from stages.metrics import metric_of
 from stages.report.facts import Facts
 from stages.report.lengths import ROLES, Counts
 from stages.report.wording import (
-    PERL_PROFILES,
     ROUGE_LABELS,
     amount,
     interval,
     percent,
+    published,
     system_label,
 )
 from stages.schema import SPLITS
@@ -54,16 +54,14 @@ def rouge_table(facts: Facts, name: str | None = None, *, with_intervals: bool =
         name: The profile; None for the headline's.
         with_intervals: Give each mean its interval, after a line break.
     """
-    headline = facts.rouge["profile"]
-    name = name or headline
+    name = name or facts.rouge["profile"]
     rows: list[tuple[str, ...]] = []
     for system, figures in facts.rouge["profiles"][name]["systems"].items():
         found = (figures[kind]["fmeasure"] for kind in ROUGE_LABELS)
         shows = with_intervals and facts.rouge["rows"] > 1  # one row has none
         cells = (_figure(one, with_intervals=shows) for one in found)
         rows.append((system_label(facts, system), *cells))
-    if name == headline or name in PERL_PROFILES:
-        rows[1:1] = _published(facts)
+    rows[1:1] = _published(facts, name)
     return Table(("System", *ROUGE_LABELS.values()), rows)
 
 
@@ -72,8 +70,8 @@ def _figure(one: JSON, *, with_intervals: bool) -> str:
     return f"{told}\n{interval(one, 100)}" if with_intervals else told
 
 
-def _published(facts: Facts) -> list[tuple[str, ...]]:
-    expected = facts.expected
+def _published(facts: Facts, profile: str) -> list[tuple[str, ...]]:
+    expected = published(facts, profile)
     if expected is None:
         return []
     figures = (getattr(expected, name) for name in ROUGE_LABELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import JSON
+from stages.report.config import ExpectedConfig
 from stages.report.facts import Facts
 
 ROUGE_LABELS = {
@@ -89,6 +90,28 @@ def perl_beside(facts: Facts) -> str | None:
     return None if not perl or headline in perl else perl[0]
 
 
+def has_own_words(settings: JSON) -> bool:
+    """Whether a profile tells words apart, or stems them, as no paper does."""
+    return bool(settings["stemmer"] == "none" or settings["tokenizer"].startswith("NFKC"))
+
+
+def published(facts: Facts, name: str | None = None) -> ExpectedConfig | None:
+    """Return the published result if it may stand beside figures of a profile.
+
+    That is so for ROUGE-1.5.5's, and for the headline, or the others in place of one that no paper has.
+
+    Args:
+        facts: A run that is scored.
+        name: The profile; None for what tiles and charts show.
+    """
+    profiles, headline = facts.rouge["profiles"], facts.rouge["profile"]
+    name = name or perl_beside(facts) or headline
+    settings = profiles[name]["settings"]
+    is_next = name == headline or has_own_words(profiles[headline]["settings"])
+    may = is_perl(name, settings) or (is_next and not has_own_words(settings))
+    return facts.expected if may else None
+
+
 def profile_words(settings: JSON) -> str:
     """Return how the scores of a profile were computed, in one line; another profile gives other figures."""
     told = [
@@ -97,6 +120,8 @@ def profile_words(settings: JSON) -> str:
         f"stemming: {settings['stemmer']}",
         f"ROUGE-Lsum sentences: {settings['sentences']}",
     ]
+    if settings.get("document_sentences"):
+        told.append(f"sentences of documents (lead, oracle): {settings['document_sentences']}")
     if settings.get("postprocess", "none") != "none":
         told.append(f"predictions: {settings['postprocess']}")
     return "; ".join(told)
@@ -142,6 +167,12 @@ def model_words(facts: Facts) -> str:
     return f"{model['path']} at revision {revision(facts, 'model')}"
 
 
+def made_words(facts: Facts) -> str:
+    """Return what the training did to the model that it started from."""
+    is_new = facts.settings("fetch")["model"]["source"] == "scratch"
+    return "trained from random weights" if is_new else "fine-tuned"
+
+
 def is_r3f(facts: Facts) -> bool:
     """Whether the training had the R3F term; its settings may turn it off."""
     r3f = facts.settings("finetune")["r3f"]
@@ -154,6 +185,12 @@ def noise_words(facts: Facts) -> str:
     if r3f["noise"] == "none":
         return "no noise: the passes differ in their dropout alone"
     return f"{r3f['noise']} noise of sigma {r3f['sigma']:g}"
+
+
+def kl_unit(facts: Facts) -> str:
+    """Return of what the R3F term is recorded: its reduction divides by tokens or by sentences."""
+    per = "target token" if facts.settings("finetune")["r3f"]["reduction"] == "token" else "summary"
+    return f"nats per {per}, before lambda"
 
 
 def dropout_words(facts: Facts) -> str:
@@ -183,6 +220,12 @@ def warm_start_updates(facts: Facts) -> int:
         finetune = facts.settings("finetune")
         counted = round(finetune["warm_start"]["share"] * finetune["updates"]) if finetune else 0
     return int(counted)
+
+
+def warm_start_words(facts: Facts) -> str:
+    """Return how many of the updates were a warm start, to follow their number; empty for none."""
+    count = warm_start_updates(facts)
+    return f", the first {count:,} a warm start on masked documents" if count else ""
 
 
 def updates_done(facts: Facts) -> int:

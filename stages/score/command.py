@@ -175,8 +175,9 @@ def show(found: JSON) -> None:
         ],
     )
     print()
+    brackets = " [95 % interval]" if found["rows"] > 1 else ""
     print(
-        f"{several(found['rows'], 'row')}, mean F x 100 [95 % interval], exact match "
+        f"{several(found['rows'], 'row')}, mean F x 100{brackets}, exact match "
         f"{100 * found['exact_match']:.2f} %"
     )
 

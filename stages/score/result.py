@@ -19,6 +19,7 @@ from stages.score.identity import identity_of
 from stages.score.profiles import Reader, settings
 from stages.score.rouge import COLUMNS, PARTS, ROUGE_TYPES
 from stages.score.scoring import MEASURED, SCORES
+from stages.score.systems import RANDOM
 from stages.score.tally import Tally
 
 _BOUNDS = ("mean", "low", "high")
@@ -73,7 +74,15 @@ def figures(
             for system, found in measured.items()
             if found
         },
-        "systems": {system: {"label": label} for system, label in systems.items()},
+        "systems": {
+            system: {
+                "label": label,
+                **(
+                    {"texts_sha256": identity_of(counts.random_numbers)} if system == RANDOM else {}
+                ),
+            }
+            for system, label in systems.items()
+        },
         "warnings": [
             *doubts(counts, readers, is_l_lsum=is_l_lsum),
             *few_values(measured, rows),

@@ -13,11 +13,10 @@ from pipeline.errors import CorruptArtifact, DataError
 from pipeline.stage import StageContext
 from stages.schema import Example, Prediction, RawRow, read_jsonl, read_shards, shard_files
 from stages.score.config import ScoreConfig
-from stages.score.systems import Row
+from stages.score.systems import RANDOM, Row
 from stages.score.texts import PREDICTION_FIELDS, read_texts
 from stages.score.wording import several
 
-RANDOM = "random_training_summary"
 _SHOWN = 5
 """Ids that a message lists."""
 

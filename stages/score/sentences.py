@@ -46,7 +46,7 @@ def split_sentences(text: str, splitter: Splitter) -> list[str]:
 
 
 DOCUMENT_WORDS = {
-    "newline": "a line each; those of a document in one line by simple",
+    "newline": "a line each, those of a document in one line by simple",
     "simple": "simple",
     "punkt": "punkt",
 }

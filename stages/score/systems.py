@@ -14,6 +14,7 @@ from stages.score.profiles import Reader
 from stages.score.sentences import document_sentences, lead
 from stages.score.wording import several
 
+RANDOM: Baseline = "random_training_summary"
 MADE_OF_DOCUMENTS: frozenset[Baseline] = frozenset({"lead", "oracle"})
 """The baselines that are made of documents."""
 
@@ -62,7 +63,7 @@ def candidates(
     for name in baselines:
         if name == "model_against_another_reference":
             yield Candidate(name, row.prediction, row.other_reference)
-        elif name == "random_training_summary":
+        elif name == RANDOM:
             yield Candidate(name, texts.pop(name), row.reference)
         else:
             assert row.document is not None, "who gives no documents asks for no baselines of them"
@@ -91,7 +92,7 @@ def labels(
     words = {
         "lead": f"Lead ({several(first.count, first.unit.removesuffix('s'))})",
         "oracle": "Extractive oracle",
-        "random_training_summary": "Random training summary",
+        RANDOM: "Random training summary",
         "model_against_another_reference": "Model against another row's reference",
     }
     return {MODEL: "Model", **{name: words[name] for name in baselines}, **others}

@@ -9,7 +9,7 @@ from stages.score.config import Splitter
 from stages.score.identity import text_number
 from stages.score.profiles import Reader
 from stages.score.sentences import document_sentences, split_sentences
-from stages.score.systems import Row
+from stages.score.systems import RANDOM, Row
 from stages.score.tokenizers import letters
 
 LONG = 80
@@ -47,7 +47,7 @@ class Tally(_Sums):
     predictions: Side = Side()
     """As the headline profile post-processes them."""
     exact: int = 0
-    """Predictions that are their reference, white space aside."""
+    """Predictions that are their reference, white space aside; none of them empty, which scores 0."""
     failed: int = 0
     """Predictions that could not be made."""
     documents: int = 0
@@ -57,6 +57,8 @@ class Tally(_Sums):
     reference_numbers: int = 0
     """The sum of `text_number`."""
     document_numbers: int = 0
+    random_numbers: int = 0
+    """The same of the training summaries that were drawn; 0 if none were."""
 
 
 def tally(row: Row, read: Reader, *, has_sentences: bool) -> Tally:
@@ -71,12 +73,13 @@ def tally(row: Row, read: Reader, *, has_sentences: bool) -> Tally:
     return Tally(
         references=side(row.reference),
         predictions=side(prediction),
-        exact=int(prediction.split() == row.reference.split()),
+        exact=int(prediction.split() == row.reference.split() != []),
         failed=int(row.stop.startswith("failed")),
         documents=int(document is not None),
         unsplit=int(has_sentences and document is not None and is_unsplit(document, read.splitter)),
         reference_numbers=text_number(row.id, row.reference),
         document_numbers=0 if document is None else text_number(row.id, document),
+        random_numbers=text_number(row.id, row.given[RANDOM]) if RANDOM in row.given else 0,
     )
 
 

@@ -21,6 +21,10 @@ REFERENCE_FIELDS = ("reference", "summary", "text")
 """Where a text is looked for: the first of them that the first row has."""
 STDIN = Path("-")
 _EMPTY = "{}: is empty; expected JSONL or one text a line"
+_NO_JSONL = (
+    "; a file whose first line begins with { is taken for JSONL: if it has one text a line, make objects "
+    "of them by jq -cR '{text: .}' FILE > FILE.jsonl"
+)
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _JSON_NAMES = {".jsonl", ".json", ".ndjson"}
 
@@ -70,7 +74,10 @@ def read_texts(path: Path, fields: Sequence[str]) -> Generator[Text, None, None]
         for number, line in rest:
             if not line.strip():
                 continue
-            field, found = _of_json(line, fields, f"{path}, line {number}", number)
+            where = f"{path}, line {number}"
+            field, found = _of_json(
+                line, fields, where, number, "" if first or is_named else _NO_JSONL
+            )
             first, fields = first or found, (field,)
             if (first.id is None) is not (found.id is None):
                 raise DataError(
@@ -113,12 +120,18 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _of_json(line: str, fields: Sequence[str], where: str, number: int) -> tuple[str, Text]:
-    """Return the field that has the text, and what the line holds."""
+def _of_json(
+    line: str, fields: Sequence[str], where: str, number: int, way_out: str
+) -> tuple[str, Text]:
+    """Return the field that has the text, and what the line holds.
+
+    `way_out` ends the error of a line that is not JSON.
+    """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON ({error.msg} at column {error.colno})") from error
+        told = f"is not JSON ({error.msg} at column {error.colno})"
+        raise DataError(f"{where}: {told}{way_out}") from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond all bounds
         raise DataError(f"{where}: cannot be read ({error})") from error
     if not isinstance(values, dict):

@@ -117,6 +117,18 @@ def test_a_comparison_has_the_warnings_of_its_runs_and_the_l_of_their_set(
     assert re.findall(r"<figure><strong>(.*?)</strong>", page)[2] == "ROUGE-L"
 
 
+def test_a_comparison_has_the_l_of_the_published_result(
+    tmp_path: Path, sumpipe: CommandLine
+) -> None:
+    expected = {"expected": {"rougeL": 41.17, "source": "table 4"}}
+    new_run(tmp_path / "a", report=expected, fetched={"rouge_l": "rougeLsum"})
+    new_run(tmp_path / "b", tuple(row._replace(f=row.f / 2) for row in ROWS), report=expected)
+    out = tmp_path / "page.html"
+    assert sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out).code == 0
+    page = out.read_text(encoding="utf-8")
+    assert re.findall(r"<figure><strong>(.*?)</strong>", page)[2] == "ROUGE-L", "as on theirs"
+
+
 def test_runs_that_do_not_compare_are_refused(tmp_path: Path, sumpipe: CommandLine) -> None:
     new_run(tmp_path / "a")
     new_run(tmp_path / "b", ROWS[:3])

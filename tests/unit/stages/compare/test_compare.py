@@ -76,6 +76,17 @@ def test_the_interval_is_the_paired_one_of_scipy(tmp_path: Path) -> None:
     assert (change.low, change.high) == pytest.approx((theirs.low, theirs.high))
 
 
+def test_what_the_scores_warn_of_is_printed(tmp_path: Path, compare: Callable[..., Any]) -> None:
+    first = folder(tmp_path / "a", sample(1), warnings=["many odd rows"])
+    answer = compare(first, folder(tmp_path / "b", sample(2)))
+    assert answer.code == 0 and f"\n{first}: many odd rows\n" in answer.out
+
+
+def test_one_row_promises_no_interval(tmp_path: Path, compare: Callable[..., Any]) -> None:
+    answer = compare(folder(tmp_path / "a", [0.1]), folder(tmp_path / "b", [0.2]))
+    assert "1 row; profile rouge-score, ROUGE F x 100\n" in answer.out
+
+
 def test_runs_that_are_alike_have_p_1(tmp_path: Path) -> None:
     systems = {"model": {"rouge1": sample(1), "coverage": sample(2)}}
     found = compare_folders([write_scores(tmp_path / name, systems) for name in "ab"])

@@ -97,6 +97,23 @@ def test_baselines_that_are_others_by_the_same_name(
     )
 
 
+def test_random_summaries_that_are_other_draws(tmp_path: Path) -> None:
+    system = "random_training_summary"
+
+    def drawn(name: str, **sha256: str) -> Path:
+        systems = {system: {"label": "Random", **sha256}}
+        return write_scores(tmp_path / name, {system: {"rouge1": VALUES}}, systems=systems)
+
+    ours, same = drawn("a", texts_sha256="ab" * 32), drawn("b", texts_sha256="ab" * 32)
+    assert compare_folders([ours, same], systems=[system]).pairs
+    other, old, older = drawn("c", texts_sha256="cd" * 32), drawn("d"), drawn("e")
+    told = refused(DataError, ours, other, systems=[system])
+    assert "system random_training_summary: texts_sha256 abababababab" in told
+    assert "texts_sha256 abababababab" in refused(DataError, ours, old, systems=[system])
+    told = refused(DataError, old, older, systems=[system])
+    assert "scored by another version, which did not say what was drawn" in told
+
+
 def test_another_row_s_reference_depends_on_the_order(tmp_path: Path) -> None:
     system = "model_against_another_reference"
     ours, turned = (

@@ -229,6 +229,7 @@ def new_run(
     cleaned: JSON | None = None,
     trained: JSON | None = None,
     exported: str = "50",
+    leaks: Sequence[tuple[str, str, int]] = (),
 ) -> RunDir:
     """Commit the stages `done`, small and made by hand, and a recipe of which the report reads little."""
     run_dir = RunDir(root)
@@ -254,7 +255,7 @@ def new_run(
         work = run_dir.open_partial(stage, payload)
         if stage == "score":
             rouge = rouge or rouge_json(len(rows))
-        _write(stage, work, rows, rouge, curve or records())
+        _write(stage, work, rows, rouge, curve or records(), leaks)
         artifact = run_dir.commit(stage, payload, found[stage], provenance(stage, gpus))
         made[stage] = artifact.manifest.fingerprint
     return run_dir
@@ -268,7 +269,12 @@ def begin(run_dir: RunDir, stage: str, finetune: JSON | None = None) -> Path:
 
 
 def _write(
-    stage: str, work: Path, rows: Sequence[Row], rouge: JSON | None, curve: Sequence[JSON]
+    stage: str,
+    work: Path,
+    rows: Sequence[Row],
+    rouge: JSON | None,
+    curve: Sequence[JSON],
+    leaks: Sequence[tuple[str, str, int]],
 ) -> None:
     ids = [f"test-{number}" for number in range(len(rows))]
     if stage == "fetch":
@@ -278,6 +284,10 @@ def _write(
         ]
         (work / "raw" / "test").mkdir(parents=True)
         (work / "raw" / "test" / "00000.jsonl").write_text(lines(raw), encoding="utf-8")
+    elif stage == "clean":
+        alike = [("train", "train", 7), *leaks]  # within a split is no leak
+        found = [{"split": a, "in": b, "equal": 1, "near": n - 1} for a, b, n in alike]
+        (work / "duplicates.json").write_text(json.dumps({"found": found}), encoding="utf-8")
     elif stage == "encode":
         for split in SPLITS:
             _write_encoded(work / split, rows)

@@ -72,6 +72,7 @@ def profile(base: float, headline_l: str) -> JSON:
             "tokenizer": "a-z and 0-9",
             "stemmer": "Porter",
             "sentences": "newline",
+            "document_sentences": "a line each",
             "postprocess": "none",
             "headline_l": headline_l,
             "interval": {"resamples": 1000, "seed": 17, "confidence": 0.95},
@@ -224,8 +225,10 @@ def test_the_devices_are_those_of_all_launches() -> None:
 @pytest.mark.parametrize("on_leak", ["report", "drop"])
 def test_documents_in_two_splits_are_among_the_limits(on_leak: str) -> None:
     run = facts(clean={"duplicates": {"on_leak": on_leak}})
-    run.inputs["clean"].manifest.metrics["leaks"] = 1
-    told = "- 1 document is like a document of another split and stayed" in model_card(run)
+    leaks = {("train", "test"): 1}
+    told = "- 1 document of train is like one of test and stayed" in model_card(
+        replace(run, leaks=leaks)
+    )
     assert told == (on_leak == "report")
 
 
@@ -303,9 +306,49 @@ def test_every_system_stands_in_the_text_with_its_interval() -> None:
     assert "the 95 % interval of 1,000 bootstrap samples" in text
     assert "Profile `rouge-score` (rouge-score 0.1.2; " in text and "Profile `rouge155` (" in text
     assert re.search(r"\| Density, words \| 2\.500 .*\| 50\.000 ", text)
+    assert "; sentences of documents (lead, oracle): a line each)" in text
     assert "1,234 rows of the test split" in text and "Exact match: 16.67 %" in text
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert len(set(rows)) == 2, "a cell too many or too few breaks a table"
+
+
+def test_one_row_has_no_interval() -> None:
+    text = model_card(facts(rouge=rouge_json(rows=1)))
+    assert "Mean F x 100 over 1 row of the test split, against raw references. Exact" in text
+    assert "nterval" not in text and " to 47.90" not in text
+    found = ModelCard(text).data.eval_results
+    assert found and not {"confidence", "low", "high"} & (found[0].metric_args or {}).keys()
+
+
+def test_new_weights_are_not_called_fine_tuned() -> None:
+    assert "1,234,567 parameters, trained from random weights by sumpipe" in model_card(facts())
+    assert "1,234,567 parameters, fine-tuned by sumpipe" in model_card(facts(HUB))
+
+
+def test_texts_of_others_stay_in_their_place() -> None:
+    odd = "</details> a | b,\nand more"
+    expected = ExpectedConfig(rouge1=44.38, source="<b>table 4")
+    rouge = rouge_json()
+    rouge["profiles"]["rouge-score"]["settings"]["postprocess"] = "<n> is &lt;"
+    text = model_card(
+        facts(known={"licence": odd, "citation": odd}, expected=expected, rouge=rouge)
+    )
+    assert text.count("&lt;n> is &amp;lt;") == 2, "in the profile's words and in its note"
+    assert text.count("&lt;/details> a \\| b, and more\n") == 3
+    assert (
+        "| Published: &lt;b>table 4 | 44.38 |" in text and "<b>" not in text and "<n>" not in text
+    )
+
+
+def test_only_splits_that_were_used_are_counted() -> None:
+    text = model_card(facts(generate={"split": "valid"}, rouge=rouge_json(split="valid")))
+    assert "Rows used: 9,000 train, 20 valid. " in text
+
+
+def test_many_epochs_and_no_noise_are_told_in_words() -> None:
+    text = model_card(facts(trained={"epochs": 1234.5}, finetune={"r3f": {"noise": "none"}}))
+    assert "- Updates: 1000 (1,230 epochs)\n" in text
+    assert "- R3F: no noise: the passes differ in their dropout alone; lambda" in text
 
 
 def test_the_training_is_told() -> None:

@@ -28,6 +28,11 @@ def test_every_mean_is_told_with_the_intervals_of_the_model(tmp_path: Path) -> N
     assert "exact match 16.67 %" in told
 
 
+def test_one_row_has_no_interval(tmp_path: Path) -> None:
+    told = console(tmp_path, rows=1)
+    assert "over 1 row of the test split" in told and "interval" not in told
+
+
 def test_what_is_published_comes_right_below_the_model(tmp_path: Path) -> None:
     told = console(tmp_path, {"rouge1": 44.38, "rougeLsum": 41.17, "source": "table 4"})
     first, second = told.splitlines()[1:3]

@@ -81,13 +81,45 @@ def test_several_profiles_are_said_not_to_compare(tmp_path: Path) -> None:
     page = run_page(new_run(tmp_path / "run", rouge=rouge, report={"expected": PUBLISHED}).root)
     told = text_of(page)
     assert "Figures of different profiles (rouge-score and rouge155) do not compare." in told
-    assert "The profile rouge155 compares with papers that used ROUGE-1.5.5." in told
+    assert "rouge155: These figures compare with those of the Perl script ROUGE-1.5.5" in told
+    assert "rouge-score: Most papers use the Perl script" in told
+    assert told.count("ROUGE-Lsum compares only where") == 1, "it is so for all"
     tiles = text_of(page).partition(" Results ")[0]
     assert re.search(r"ROUGE-1 45\.00 \S+ rouge155: 45\.67 published: 44\.38", tiles), (
         "like with like"
     )
     assert rows_of(page, "rouge155: F x 100")["Model"][0].startswith("45.67")
     assert "Published: &lt;table&gt; 4" in rows_of(page, "rouge155: F x 100")
+
+
+@pytest.mark.parametrize("headline", ["rouge155", "unicode"])
+def test_every_profile_beside_a_published_row_says_what_it_compares_with(
+    tmp_path: Path, headline: str
+) -> None:
+    profiles = {name: profile({"model": 0.45}) for name in ("rouge155", "rouge-score", "unicode")}
+    profiles["unicode"]["settings"]["stemmer"] = "none"
+    rouge = rouge_json(profile=headline, profiles=profiles)
+    page = run_page(new_run(tmp_path / "run", rouge=rouge, report={"expected": PUBLISHED}).root)
+    told = text_of(page)
+    assert "rouge-score: Most papers use" in told and "31.27 where rouge-score gives 30.94" in told
+    assert "unicode: No figures of papers compare with these" in told
+    beside = {
+        name: "Published: &lt;table&gt; 4" in rows_of(page, f"{name}: F x 100") for name in profiles
+    }
+    assert beside == {"rouge155": True, "rouge-score": headline == "unicode", "unicode": False}
+    assert "published: 44.38" in told and ">44.38</text>" in page, "as rouge155 is in the tile"
+
+
+def test_what_no_profile_compares_with_is_not_set_beside_its_figures(tmp_path: Path) -> None:
+    one = profile({"model": 0.45})
+    one["settings"] |= {"stemmer": "none", "tokenizer": "NFKC, words"}
+    rouge = rouge_json(profile="unicode", profiles={"unicode": one})
+    told = text_of(
+        run_page(new_run(tmp_path / "run", rouge=rouge, report={"expected": PUBLISHED}).root)
+    )
+    assert "44.38" not in told
+    assert "A published result (&lt;table&gt; 4) is known and not shown: no profile" in told
+    assert "Score with the profile rouge155" in told and "The published row is quoted" not in told
 
 
 def test_warnings_of_the_scores_are_told(tmp_path: Path) -> None:
@@ -213,7 +245,9 @@ def test_the_best_weights_are_told_with_their_own_nll(tmp_path: Path, is_recorde
     assert (
         "Stopped early, after 50 of 1,000 updates: 2 candidates in a row brought no better" in told
     )
-    assert "Fine-tuned for 50 updates of 1,000, stopped early (1.25 epochs)" in told
+    assert (
+        "Trained from random weights for 50 updates of 1,000, stopped early (1.25 epochs)" in told
+    )
     assert "not finite: 2 updates." in told and "overflowed fp16: 1 update." in told
     assert "scored: the best by validation nll, after update 30; validation nll 1.2340 nats" in told
 
@@ -362,12 +396,15 @@ def test_a_perl_profile_that_changes_predictions_says_so(tmp_path: Path) -> None
     profiles["gigaword-unilm"]["settings"]["postprocess"] = "each 1 becomes #"
     rouge = rouge_json(profiles=profiles)
     told = text_of(run_page(new_run(tmp_path / "run", rouge=rouge).root))
-    assert "used ROUGE-1.5.5 and changed predictions in the same way (each 1 becomes #)." in told
+    assert (
+        "gigaword-unilm: Predictions are changed before they are scored (each 1 becomes #)" in told
+    )
 
 
 def test_a_warm_start_is_marked(tmp_path: Path) -> None:
     run_dir = new_run(tmp_path / "run", finetune={"warm_start": {"share": 0.03}})
     page = run_page(run_dir.root)
+    assert "(1.25 epochs), the first 30 a warm start on masked documents, with R3F" in page
     assert '<path class="rule warm" d="M' in page and "end of the warm start" in page
 
 
@@ -416,6 +453,14 @@ def test_r3f_without_noise_is_said_to_have_none(tmp_path: Path) -> None:
     assert "No noise: the passes differ in their dropout alone; lambda 0.01" in told
 
 
+@pytest.mark.parametrize(("reduction", "per"), [("token", "target token"), ("fairseq", "summary")])
+def test_the_kl_has_the_unit_of_its_reduction(tmp_path: Path, reduction: str, per: str) -> None:
+    finetune = {"r3f": {"noise": "none", "lambda": 1.0, "reduction": reduction}}
+    told = text_of(run_page(new_run(tmp_path / "run", finetune=finetune).root))
+    assert f"R3F symmetric KL nats per {per}, before lambda" in told
+    assert "noised pass" not in told
+
+
 def test_settings_and_origin_are_on_the_page(tmp_path: Path) -> None:
     told = text_of(run_page(new_run(tmp_path / "run").root))
     assert "version 1, seed 17, fingerprint" in told
@@ -425,11 +470,34 @@ def test_settings_and_origin_are_on_the_page(tmp_path: Path) -> None:
     assert f"none ({others}); H200, 570 (finetune)" in told
 
 
+@pytest.mark.parametrize(
+    ("splits", "scored", "harm"),
+    [
+        (("train", "test"), "test", "the figures may be of what training has seen."),
+        (("train", "valid"), "valid", "the figures may be of what training has seen."),
+        (("train", "valid"), "test", "the validation nll may be of what training has seen."),
+        (("valid", "test"), "test", "weights chosen by validation may suit"),
+        (("train", "test"), "valid", "no figure here is of them."),
+        (("valid", "test"), "valid", "no figure here is of them."),
+    ],
+)
+def test_what_documents_of_two_splits_do_to_the_figures(
+    tmp_path: Path, splits: tuple[str, str], scored: str, harm: str
+) -> None:
+    rouge = rouge_json(split=scored)
+    told = text_of(run_page(new_run(tmp_path / "run", rouge=rouge, leaks=[(*splits, 3)]).root))
+    stayed = f"3 documents of {splits[0]} are like some of {splits[1]} and stayed"
+    assert f"{stayed} (clean.duplicates.on_leak report): {harm}" in told
+
+
 def test_rows_that_stand_in_two_splits_are_told_before_the_figures(tmp_path: Path) -> None:
-    cleaned = {"leaks": 3, "duplicates_train": 10, "duplicates_valid": 0, "duplicates_test": 2}
-    page = run_page(new_run(tmp_path / "run", cleaned=cleaned).root)
+    cleaned = {"duplicates_train": 10, "duplicates_valid": 0, "duplicates_test": 2}
+    leaks = [("train", "valid", 1), ("train", "test", 3)]
+    page = run_page(new_run(tmp_path / "run", cleaned=cleaned, leaks=leaks).root)
     told = text_of(page)
-    assert "Before you trust these figures 3 documents are like documents of another split" in told
+    assert "Before you trust these figures 3 documents of train are like some of test" in told
+    assert "1 document of train is like one of valid" in told
+    assert "like some of train" not in told, "within a split is another matter"
     found = rows_of(page, "Every row from the source")["like another row of the split, kept"]
     assert [cell.partition("<")[0] for cell in found] == ["10", "0", "2"]
 
@@ -527,7 +595,9 @@ def test_one_example(tmp_path: Path) -> None:
     page = run_page(new_run(tmp_path / "run", ROWS[:1]).root)
     assert_whole(page)
     told = text_of(page)
-    assert "One row was scored" in told and "mean over 1 row of" in told
+    assert "One row was scored: there are no intervals" in told and "mean over 1 row of" in told
+    others = told.replace("there are no intervals", "").rpartition(" Provenance ")[0]
+    assert "Beside ROUGE" in others and "nterval" not in others, "neither promised nor drawn"
     assert not re.search(r"<small>[\d.]+–", page), "and no bounds are shown"  # noqa: RUF001
     assert "Best by ROUGE" in told and "Worst by ROUGE" not in told
 

@@ -23,11 +23,12 @@ def test_rows_are_counted_and_add_up() -> None:
         Row("1", "Words. More.", "One. Two.", "One. Two.", "eos"),
         Row("2", "word " * 81, "caf\u00e9", "", "failed: not finite"),
         Row("3", None, "x y", "x\ny", "eos"),
+        Row("4", None, "", " ", "eos"),  # equal, and yet without a word that is right
     ]
     read = reader("rouge-score", None, None)
     whole = sum((tally(row, read, has_sentences=True) for row in rows), Tally())
-    assert whole.references == Side(texts=3, empty=0, letters=12, dropped=1, run_on=1)
-    assert whole.predictions == Side(texts=3, empty=1, letters=8, dropped=0, run_on=1)
+    assert whole.references == Side(texts=4, empty=1, letters=12, dropped=1, run_on=1)
+    assert whole.predictions == Side(texts=4, empty=2, letters=8, dropped=0, run_on=1)
     assert (whole.exact, whole.failed, whole.documents, whole.unsplit) == (2, 1, 2, 1)
     assert tally(rows[1], read, has_sentences=False).unsplit == 0
 

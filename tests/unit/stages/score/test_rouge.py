@@ -112,6 +112,18 @@ def test_all_cnn_dm_outputs_give_equal_bits(line_break: str) -> None:
 
 
 @needs_data
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.slow)])
+def test_documents_give_equal_bits(step: int) -> None:
+    """Long texts, as lead and oracle are made of, before and behind: against a reference, and as one."""
+    documents = [text.replace(" . ", " .\n") for text in lines("scoring_realsumm", "documents.txt")]
+    references = [reference for _, reference in realsumm("\n")[: len(documents)]]
+    pairs = [*zip(documents, references, strict=True)][::step]
+    pairs += [(reference, document) for document, reference in pairs]
+    read = reader("rouge-score", None, None)
+    assert assert_equal_bits(pairs, read, peers(True)) == 2 * 100 // step
+
+
+@needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["convs2s", "topic-convs2s", "lead"])
 def test_xsum_outputs_give_equal_bits(system: str) -> None:

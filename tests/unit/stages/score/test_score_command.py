@@ -97,6 +97,13 @@ def test_people_get_a_table_and_warnings(sumpipe: CommandLine, files: tuple[Path
     ]
 
 
+def test_one_row_promises_no_interval(sumpipe: CommandLine, files: tuple[Path, Path]) -> None:
+    for path in files:
+        path.write_text("one row\n", encoding="utf-8")
+    answer = sumpipe("score", *files)
+    assert "1 row, mean F x 100, exact match 100.00 %" in answer.out and "[" not in answer.out
+
+
 def test_worker_processes_change_no_byte(
     sumpipe: CommandLine, files: tuple[Path, Path], tmp_path: Path
 ) -> None:

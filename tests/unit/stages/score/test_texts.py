@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -98,6 +99,19 @@ def test_what_cannot_be_read_names_the_line(
     with pytest.raises(DataError, match=said) as caught:
         list(read_texts(path, PREDICTION_FIELDS))
     assert str(path) in str(caught.value)
+
+
+def test_text_that_begins_as_json_does_is_told_the_way_out(tmp_path: Path) -> None:
+    way_out = r"taken for JSONL: .* jq -cR '\{text: \.\}' FILE > FILE\.jsonl"
+    for name, content, is_told in (
+        ("x.txt", "{laughs} He came.\nShe went.", True),
+        ("x.txt", '{"text": "x"}\n{laughs}', False),
+        ("x.jsonl", "{laughs}", False),
+    ):
+        path = written(tmp_path / name, content)
+        with pytest.raises(DataError, match="is not JSON") as caught:
+            list(read_texts(path, PREDICTION_FIELDS))
+        assert bool(re.search(way_out, str(caught.value))) is is_told
 
 
 def test_a_file_that_is_missing_or_cut_short(tmp_path: Path) -> None:
