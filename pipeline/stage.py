@@ -142,10 +142,10 @@ class StageContext:
         shards.claims.mkdir(parents=True, exist_ok=True)
         write_json(shards.conditions, conditions(execution.threads))
         shards.folder.mkdir(parents=True, exist_ok=True)
-        self.progress.update(shards.count - len(shards.missing()), shards.count, "shard")
+        self.progress.update(shards.count - len(shards.missing()), shards.count, shards.unit)
         for done in work_through(shards, execution.processes, execution.threads, self.stop):
             self.guard()
-            self.progress.update(done, shards.count, "shard")
+            self.progress.update(done, shards.count, shards.unit)
         # A helper that is late may still write there; what it leaves is no part of the run.
         shutil.rmtree(shards.claims, ignore_errors=True)
 
