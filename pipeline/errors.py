@@ -11,7 +11,7 @@ PipelineError (1)
     CheckpointError (1)      no usable checkpoint, or one that does not fit this launch
     LaunchError (1)          processes that could not be started or ended badly
         WorkIsGone (1)       what a helper worked on was finished or removed by its owner
-    Preempted (75)           stopped on request with all work committed: "requeue me"
+    Preempted (75)           stopped on request, and says what is kept: "requeue me"
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class WorkIsGone(LaunchError):
 
 
 class Preempted(PipelineError):
-    """Stopped on request, with everything done so far committed."""
+    """Stopped on request; the message says what is kept."""
 
     exit_code = EXIT_PREEMPTED
 

@@ -51,7 +51,7 @@ def join(
         LaunchError: If nobody has held the run for SUMPIPE_TIMEOUT_SECONDS, or it makes something else.
     """
     stage.sharder()
-    silence, limit = Silence(run_dir), timeout_seconds()
+    silence, limit = Silence(run_dir.lease), timeout_seconds()
     told = ""
     while not run_dir.committed(stage.name).is_dir():
         stop.check()
@@ -64,7 +64,7 @@ def join(
         if payload is not None:
             try:
                 if _help(stage, recipe_type, run_dir, payload, execution, stop):
-                    silence, told = Silence(run_dir), ", though all its shards are done"
+                    silence, told = Silence(run_dir.lease), ", though all its shards are done"
             except WorkIsGone as gone:
                 _logger.info("%-8s %s", stage.name, gone)
             except (StaleArtifact, FileNotFoundError):

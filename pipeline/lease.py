@@ -21,6 +21,7 @@ from pipeline.claim import LEASE_SECONDS, Claim
 from pipeline.config import JSON
 from pipeline.errors import CorruptArtifact, RunDirInUse
 from pipeline.files import read_json, write_json
+from pipeline.provenance import utc
 
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
@@ -88,13 +89,24 @@ def _replace_holder(
 
 
 def current_holder(run_dir: RunDir) -> JSON | None:
-    """Return host, pid and job of who holds the run, or None if nobody living is known to."""
+    """Return host, pid and job of who holds the run, or None if nobody living is known to.
+
+    `silent_since_utc` is None unless the hold has not been refreshed for twice LEASE_SECONDS by this host's
+    clock, as one on another host that died.
+    """
     if not run_dir.lease.exists() or not run_dir.holder.exists():
         return None
     holder: JSON = read_json(run_dir.holder)
     if holder["token"] != _current_token(run_dir.lease):
         return None
-    return None if _is_here(holder) and not psutil.pid_exists(holder["pid"]) else holder
+    if _is_here(holder) and not psutil.pid_exists(holder["pid"]):
+        return None
+    try:
+        seen_s = run_dir.lease.stat().st_mtime
+    except FileNotFoundError:  # it has just been given back
+        return None
+    is_silent = time.time() - seen_s > 2 * LEASE_SECONDS
+    return {**holder, "silent_since_utc": utc(seen_s) if is_silent else None}
 
 
 def _is_here(holder: JSON) -> bool:
@@ -142,15 +154,15 @@ def _who(run_dir: RunDir) -> str:
 
 
 class Silence:
-    """How long nobody has been seen to hold a run directory, by a clock of this process."""
+    """How long a file that somebody keeps fresh has not changed, by a clock of this process."""
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self._marker = run_dir.lease
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
         self._seen = self._state()
         self._since = time.monotonic()
 
     def seconds(self) -> float:
-        """Return how long ago the hold was last taken or refreshed, counted from the first look."""
+        """Return how long ago the file was last made or refreshed, counted from the first look."""
         found = self._state()
         if found is not None and found != self._seen:
             self._seen, self._since = found, time.monotonic()

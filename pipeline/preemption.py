@@ -49,10 +49,10 @@ class StopFlag:
         if self._reason is None:
             self._reason = reason
 
-    def check(self) -> None:
-        """Raise Preempted if a stop was asked for; call where all work so far is committed."""
+    def check(self, kept: str = "all work so far is committed") -> None:
+        """Raise Preempted if a stop was asked for; `kept` says what is left of the work where not all is."""
         if self._reason is not None:
-            raise Preempted(f"stopped by {self._reason}; all work so far is committed")
+            raise Preempted(f"stopped by {self._reason}; {kept}")
 
     def listen(self) -> None:
         """Let TERM, INT and USR2 set this flag; a second INT interrupts at once."""

@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,12 @@ _SHARED_BY = ("transformers", "tokenizers", "pyarrow", "rensa")
 
 def utc_now() -> str:
     """Return the time as ISO 8601 in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return utc(time.time())
+
+
+def utc(time_s: float) -> str:
+    """Return a time, in seconds since 1970, as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).isoformat(timespec="seconds")
 
 
 def collect() -> JSON:

@@ -316,7 +316,7 @@ def _refuse_changed(stage: Stage, payload: JSON, session: Session) -> None:
 
 
 def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON | None) -> None:
-    """Leave word that `stage` stopped on request with its work committed, for whoever starts it again."""
+    """Leave word that `stage` stopped on request, and of what is kept, for whoever starts it again."""
     record = {
         "stage": stage,
         "reason": reason,
@@ -326,3 +326,15 @@ def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON |
         "utc": provenance.utc_now(),
     }
     write_json(run_dir.preempted, record)
+
+
+def is_preempted(run_dir: RunDir, stage: str) -> bool:
+    """Whether this very start of this job has left word that `stage` stopped; False outside a job."""
+    ours = {"stage": stage, "job": job_id(), "restart_count": job_restarts()}
+    if ours["job"] is None:
+        return False
+    try:
+        left: JSON = read_json(run_dir.preempted)
+    except FileNotFoundError:
+        return False
+    return ours.items() <= left.items()

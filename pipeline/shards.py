@@ -59,6 +59,8 @@ class Shards:
     paused, finds no place to publish."""
     claims: Path
     """Folder for the claims, seen by all workers; outside of what is committed, as anybody may make it."""
+    unit: str = "shard"
+    """What progress calls one. Steps of a stage differ in it, or a stop in a later one seems no further."""
 
     def missing(self) -> list[int]:
         """Return the shards that nobody has done."""

@@ -143,10 +143,10 @@ class StageContext:
         execution = self.execution
         shards.claims.mkdir(parents=True, exist_ok=True)
         shards.folder.mkdir(parents=True, exist_ok=True)
-        self.progress.update(shards.count - len(shards.missing()), shards.count, "shard")
+        self.progress.update(shards.count - len(shards.missing()), shards.count, shards.unit)
         for done in work_through(shards, execution.processes, execution.threads, self.stop):
             self.guard()
-            self.progress.update(done, shards.count, "shard")
+            self.progress.update(done, shards.count, shards.unit)
         # A helper that is late may still write there; what it leaves is no part of the run.
         shutil.rmtree(shards.claims, ignore_errors=True)
 

@@ -13,11 +13,13 @@ from pipeline.lease import current_holder
 from pipeline.log import print_table
 from pipeline.slurm import ledger
 from pipeline.slurm.queue import jobs_of
+from pipeline.slurm.verdict import log_folder
 
 _SHOWN_METRICS = 3
 _TOO_LATE = (
     'ran into its time limit before it had saved: warn earlier (--sbatch "--signal=USR2@SECONDS")'
 )
+_NOT_QUEUED = "it was not queued again before its time was up: submit again"
 
 
 def run_state(stages: Sequence[str], root: Path, *, deep: bool) -> JSON:
@@ -94,15 +96,20 @@ def _queue_state(run_dir: RunDir, stages: Sequence[str]) -> JSON:
         else:
             continue
         verdict = verdicts.get(number)
-        if jobs[stage]["state"] == "TIMEOUT" and (
-            verdict is None or verdict["code"] == EXIT_PREEMPTED  # of an earlier start
-        ):
-            reason: str | None = _TOO_LATE
-        else:
-            reason = None if verdict is None else verdict["reason"]
+        reason = None if verdict is None else verdict["reason"]
+        if jobs[stage]["state"] == "TIMEOUT":
+            if verdict is None or _has_begun_again(run_dir, stage, verdict):
+                reason = _TOO_LATE
+            elif verdict["code"] == EXIT_PREEMPTED:
+                reason = f"{reason}; {_NOT_QUEUED}"
         jobs[stage]["verdict"] = reason
         jobs[stage]["log"] = str(run_dir.logs("slurm") / f"{number}-{stage}.out")
     return {"fault": fault, "jobs": jobs}
+
+
+def _has_begun_again(run_dir: RunDir, stage: str, verdict: JSON) -> bool:
+    """Whether the job has started since a verdict, as the logs of its ranks tell."""
+    return log_folder(run_dir, stage, verdict["job"], verdict["restart_count"] + 1).is_dir()
 
 
 def show_state(state: JSON) -> None:
@@ -119,7 +126,9 @@ def show_state(state: JSON) -> None:
         _show_queue(state["stages"], queue)
     if state["holder"]:
         holder = state["holder"]
-        print(f"held by host {holder['host']}, pid {holder['pid']}, job {holder['job'] or 'none'}")
+        who = f"host {holder['host']}, pid {holder['pid']}, job {holder['job'] or 'none'}"
+        since = holder["silent_since_utc"]
+        print(f"was held by {who}, silent since {since}" if since else f"held by {who}")
     if state["preempted"]:
         print(f"last stop: {state['preempted']['stage']}, {state['preempted']['reason']}")
     for fault in state["faults"]:

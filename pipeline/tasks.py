@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +26,10 @@ from pipeline.distributed.world import (
 from pipeline.errors import Preempted
 from pipeline.files import write_atomic
 from pipeline.join import join
+from pipeline.lease import Silence
 from pipeline.planner import Action, Decision
 from pipeline.preemption import StopFlag
-from pipeline.runner import Session, record_preemption, run_stage
+from pipeline.runner import Session, is_preempted, record_preemption, run_stage
 from pipeline.stage import Execution, Recipe, Stage
 from pipeline.workers import POLL_SECONDS
 
@@ -62,10 +64,14 @@ def carry_out(
     """
     use_one_gpu(world.local_rank)
     limit_threads(execution.threads)
-    left = rank_file(log_dir, world.rank, "left")
     if not world.is_first:
-        left.unlink(missing_ok=True)
+        left, stops, error = (
+            rank_file(log_dir, world.rank, kind) for kind in ("left", "stops", "error")
+        )
+        for mark in (left, stops, error):  # of an earlier launch
+            mark.unlink(missing_ok=True)
         write_atomic(rank_file(log_dir, world.rank, "helps"), "")
+        threading.Thread(target=heed, args=(run_dir, stage.name, stop, stops), daemon=True).start()
         # Stopped, a helper leaves as if all were done: a launcher takes another exit code for a failure and
         # kills the first task, which has yet to finish its shard and to say that it was preempted.
         with contextlib.suppress(Preempted):
@@ -86,15 +92,39 @@ def carry_out(
             else:
                 run_stage(decision, session)
     except Preempted:
-        _wait_for_helpers(log_dir, world.size)
+        wait_for_helpers(log_dir, world.size)
         raise
 
 
-def _wait_for_helpers(log_dir: Path, size: int) -> None:
-    """Let the others finish the shard in hand: this task's exit code makes the launcher kill them."""
-    deadline = time.monotonic() + LEASE_SECONDS
-    others = [rank_file(log_dir, rank, "left") for rank in range(1, size)]
-    while not all(map(Path.exists, others)) and time.monotonic() < deadline:
+def heed(run_dir: RunDir, stage: str, stop: StopFlag, stops: Path) -> None:
+    """Leave the mark `stops` once this helper is to stop, as it is too when the first task was preempted.
+
+    A signal that came before Python listened was lost on it, and the first task waits for it. The mark says
+    that a helper which is killed before it has left, at the end of a grace period, has not failed.
+    """
+    while stop.reason is None:
+        with contextlib.suppress(OSError):
+            if is_preempted(run_dir, stage):
+                stop.request("the first task")
+        time.sleep(POLL_SECONDS)
+    with contextlib.suppress(OSError):  # on a full disk the task's own work says so
+        write_atomic(stops, "")
+
+
+def wait_for_helpers(log_dir: Path, size: int) -> None:
+    """Let the others finish the shard in hand: this task's exit code makes the launcher kill them.
+
+    However long that takes: only one that has shown no sign of life for LEASE_SECONDS is not waited for.
+    """
+    others = {rank: Silence(rank_file(log_dir, rank, "where")) for rank in range(1, size)}
+    if others:
+        _logger.info("waits for the other tasks to finish the shards they have in hand")
+
+    def is_at_work(rank: int) -> bool:
+        is_over = any(rank_file(log_dir, rank, kind).exists() for kind in ("left", "error"))
+        return not is_over and others[rank].seconds() < LEASE_SECONDS
+
+    while [rank for rank in others if is_at_work(rank)]:
         time.sleep(POLL_SECONDS)
 
 

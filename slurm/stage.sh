@@ -118,17 +118,28 @@ await_slurm() {
   done
 }
 
+# What Slurm says of this job, within so many seconds: state, preempted, reason, restarts; fails without an answer.
+ask_slurm() {
+  IFS='|' read -r state preempted reason restarts _ < <(timeout -k 5 "$1" squeue --all --noheader \
+    --jobs="$SLURM_JOB_ID" --Format='State:|,PreemptTime:|,Reason:|,RestartCnt:|')
+  [ -n "$state" ]
+}
+ours=${SLURM_RESTART_COUNT:-0}
+
+# Whether Slurm, by its last answer, preempts this job, or has queued it again by itself.
+is_taken() {
+  [[ "${restarts:-$ours}" != "$ours" || $preempted == [0-9]* ]]
+}
+
 # Queue this job again, unless Slurm is ending it for a reason: cancelled, or queued again by itself. Past its time
 # limit, or preempted where Slurm does not queue it again (PreemptMode=CANCEL), it has nobody else to do so.
-# Slurm may be busy or restarting: it is asked for as long as a job has after the first warning, by default.
+# Slurm may be busy or restarting: it is asked until it answers, or the job's time is up. It may refuse for good.
 return_to_queue() {
-  local attempt state preempted reason restarts ours=${SLURM_RESTART_COUNT:-0}
-  for attempt in {1..30}; do
-    [ "$attempt" -eq 1 ] || sleep 10
-    IFS='|' read -r state preempted reason restarts _ < <(timeout -k 5 60 squeue --all --noheader \
-      --jobs="$SLURM_JOB_ID" --Format='State:|,PreemptTime:|,Reason:|,RestartCnt:|')
-    if [ -z "$state" ]; then
-      echo "sumpipe: no answer of squeue on job $SLURM_JOB_ID (attempt $attempt of 30, one each 10 s)"
+  local refusals=0
+  while [ "$refusals" -lt 30 ]; do
+    if ! ask_slurm 60; then
+      echo "sumpipe: no answer of squeue on job $SLURM_JOB_ID; asked again in 10 s, until there is one"
+      sleep 10
       continue
     fi
     if [ "${restarts:-$ours}" != "$ours" ]; then
@@ -138,32 +149,52 @@ return_to_queue() {
     case $state:$reason:$preempted in
       RUNNING:* | SIGNALING:* | *:TimeLimit:* | *:[0-9]*)
         echo "sumpipe: job $SLURM_JOB_ID goes back to the queue"
-        timeout -k 5 60 scontrol requeue "$SLURM_JOB_ID" && return
-        echo "sumpipe: scontrol did not queue job $SLURM_JOB_ID again (attempt $attempt of 30, one each 10 s)"
+        timeout -k 5 60 scontrol requeue "$SLURM_JOB_ID"
+        case $? in
+          0) return ;;
+          124 | 137) ;;  # no answer is no refusal
+          *) refusals=$((refusals + 1)) ;;
+        esac
+        echo "sumpipe: scontrol did not queue job $SLURM_JOB_ID again (refused $refusals of 30 times, one each 10 s)"
+        sleep 10
         ;;
       *)
         echo "sumpipe: job $SLURM_JOB_ID is not queued again here, as Slurm is ending it ($state, $reason);" \
-          "its work is saved"
+          "what it has saved stays"
         return
         ;;
     esac
   done
-  echo "sumpipe: Slurm did not queue job $SLURM_JOB_ID again; its work is saved: submit again" >&2
+  echo "sumpipe: Slurm did not queue job $SLURM_JOB_ID again; what it has saved stays: submit again" >&2
+}
+
+# Any code but these is no verdict: Python or the run directory could not be reached, as where a file server starts.
+ask_verdict() {
+  local pause
+  for pause in 10 20 40 ''; do
+    "${ask[@]}" "$run_dir" "$stage" "$code" "$@"
+    verdict=$?
+    case $verdict in 0 | 4 | 75) return ;; esac
+    [ -z "$pause" ] || echo "sumpipe: no verdict on job $SLURM_JOB_ID (code $verdict); asked again in $pause s"
+    sleep "${pause:-0}"
+  done
+  echo "sumpipe: no verdict on job $SLURM_JOB_ID, so it counts as failed; submit again" >&2
+  verdict=1
 }
 
 # Codes of srun do not tell a preemption from a failure (--kill-on-bad-exit); the run directory does. Nor does it
 # tell a rank that failed from one that lost its peers with a node.
-ask=("$python" -m pipeline.slurm.verdict "${signalled[@]}" "$run_dir" "$stage" "$code")
-"${ask[@]}"
-verdict=$?
-if [ "$verdict" -eq 1 ] && [ "$SLURM_NNODES" -gt 1 ]; then
+ask=("$python" -m pipeline.slurm.verdict "${signalled[@]}")
+[ "$code" -eq 0 ] || ! ask_slurm 5 || ! is_taken || ask+=(--taken)
+ask_verdict
+if [ "$verdict" -eq 4 ] && [ "$SLURM_NNODES" -gt 1 ]; then
   mapfile -t silent < <(silent_nodes)
   if [ ${#silent[@]} -gt 0 ]; then
-    "${ask[@]}" "${silent[@]}"
-    verdict=$?
+    ask_verdict "${silent[@]}"
     trap - TERM USR2
     [ "$verdict" -ne 75 ] || await_slurm
   fi
 fi
 [ "$verdict" -ne 75 ] || return_to_queue
+[ "$verdict" -ne 4 ] || verdict=1
 exit "$verdict"

@@ -39,14 +39,15 @@ _HERE = _Here()
 
 
 def rank_file(log_dir: Path, rank: int, kind: str) -> Path:
-    """Return the path of a rank's file of a kind: log, pid, where, error, helps or left."""
+    """Return the path of a rank's file of a kind: log, pid, where, error, helps, stops or left."""
     return log_dir / f"rank{rank:04d}.{kind}"
 
 
 def lost_helpers(log_dir: Path) -> list[int]:
-    """Return the tasks of a launch that began to help and did not leave: they were killed, or still run."""
+    """Return the tasks of a launch that began to help, and neither heard a stop nor left: killed ones."""
     ranks = [int(path.stem.removeprefix("rank")) for path in sorted(log_dir.glob("rank*.helps"))]
-    return [rank for rank in ranks if not rank_file(log_dir, rank, "left").exists()]
+    over = ("stops", "left")
+    return [rank for rank in ranks if not any(rank_file(log_dir, rank, k).exists() for k in over)]
 
 
 def mark(place: str) -> None:

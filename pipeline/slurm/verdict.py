@@ -1,10 +1,11 @@
-"""How a job ended: `python -m pipeline.slurm.verdict [--signalled] RUN_DIR STAGE SRUN_CODE [SILENT_NODE...]`.
+"""How a job ended: `python -m pipeline.slurm.verdict [OPTION...] RUN_DIR STAGE SRUN_CODE [SILENT_NODE...]`.
 
 Asked after srun. Goes by what the ranks left in the run directory, for srun's code cannot tell a preemption
 from a failure: with --kill-on-bad-exit one rank's 75 may become 137, and the others get TERM, as from a
-preemption; `--signalled` says that the batch script got such a signal too. Nodes that no longer answer are
-named by who asked them, since ranks that lost their peers leave the same traces as ranks that failed. Exit
-codes: 0 the stage is committed, 75 queue the job again, 1 failed, 2 wrong usage.
+preemption; `--signalled` says that the batch script got such a signal too, `--taken` that Slurm preempts the
+job or has queued it again itself. Nodes that no longer answer are named by who asked them, since ranks that
+lost their peers leave the same traces as ranks that failed. Exit codes: 0 the stage is committed, 75 queue
+the job again, 4 failed; any other is no verdict, as 1 is that of a Python that could not begin.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from pipeline.files import read_json
 from pipeline.launch import causes
 from pipeline.slurm import ledger
 
+TOLD_FAILED = 4
+"""The exit code that says EXIT_FAILED."""
 FRUITLESS_RESTARTS = 3
 """How often in a row a job is queued again without progress."""
+_OPTIONS = ("--signalled", "--taken")
 
 
 class Ending(NamedTuple):
@@ -55,6 +59,8 @@ class Ending(NamedTuple):
     """What went wrong in a rank of this start, for which the others were stopped."""
     hint: str = "it is not known what the ranks left"
     """What else may explain the end of this start, in words."""
+    is_taken: bool = False
+    """Whether Slurm preempts the job, or has queued it again itself: not a return that counts."""
 
 
 class Verdict(NamedTuple):
@@ -65,7 +71,8 @@ class Verdict(NamedTuple):
     reached: dict[str, int]
     """The furthest that this job has come, by unit and total: a stage may count one thing, then another."""
     fruitless: int
-    """How often in a row this job was queued again without coming further, this time included."""
+    """How often in a row this job was queued again without coming further, this time included; those by
+    Slurm itself are left out."""
 
 
 def judge(end: Ending) -> Verdict:
@@ -96,10 +103,10 @@ def judge(end: Ending) -> Verdict:
 
     progress = told or {"done": 0, "total": 0, "unit": "steps"}
     done, scale = progress["done"], f"{progress['unit']} of {progress['total']}"
-    fruitless = 0 if done > reached.get(scale, 0) else fruitless + 1
+    fruitless = 0 if done > reached.get(scale, 0) else fruitless + (not end.is_taken)
     reached = {**reached, scale: max(done, reached.get(scale, 0))}
     where = f"{reason} ({progress['unit']} {done}/{progress['total']})"
-    if fruitless > FRUITLESS_RESTARTS:
+    if fruitless > FRUITLESS_RESTARTS and not end.is_taken:
         reason = (
             f"{where}; queued again {FRUITLESS_RESTARTS} times in a row without progress, so not once more: "
             "raise the time limit, or save more often; then submit again"
@@ -158,6 +165,7 @@ def conclude(
     silent_nodes: Sequence[str] = (),
     *,
     signalled: bool = False,
+    is_taken: bool = False,
 ) -> Verdict:
     """Decide by the run directory, and remember it there unless the stage is committed.
 
@@ -187,6 +195,7 @@ def conclude(
         read_json(progress) if progress.is_file() else None,
         failure,
         hint,
+        is_taken,
     )
     verdict = judge(end)
     if verdict.code != EXIT_DONE:
@@ -196,22 +205,24 @@ def conclude(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Say how this job ended and return the exit code."""
+    """Say how this job ended and return the exit code; EXIT_FAILED and EXIT_USAGE are no verdict."""
     try:
-        signalled = argv[:1] == ["--signalled"]
-        words = argv[signalled:]
+        words = [word for word in argv if word not in _OPTIONS]
         if len(words) < 3 or not words[2].isdecimal():
             raise ConfigError(
-                "verdict: expected [--signalled] RUN_DIR STAGE SRUN_CODE [SILENT_NODE...], got "
-                f"{' '.join(argv)!r}"
+                f"verdict: expected {' '.join(f'[{option}]' for option in _OPTIONS)} RUN_DIR STAGE SRUN_CODE "
+                f"[SILENT_NODE...], got {' '.join(argv)!r}"
             )
         job = job_id()
         if job is None:
             raise ConfigError("verdict: SLURM_JOB_ID is not set; it is asked inside a job")
         root, stage, srun_code, *silent = words
         run_dir = require_run_dir(Path(root))
+        signalled, is_taken = (option in argv for option in _OPTIONS)
         verdict = conclude(
-            run_dir, stage, int(srun_code), job, job_restarts(), silent, signalled=signalled
+            *(run_dir, stage, int(srun_code), job, job_restarts(), silent),
+            signalled=signalled,
+            is_taken=is_taken,
         )
     except (PipelineError, OSError) as error:
         shown = for_people(error)
@@ -219,7 +230,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         return _fail(shown)
     print(f"sumpipe: {stage}, job {job}, restart {job_restarts()}: {verdict.reason}", flush=True)
-    return verdict.code
+    return TOLD_FAILED if verdict.code == EXIT_FAILED else verdict.code
 
 
 def _fail(error: PipelineError) -> int:

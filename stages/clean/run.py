@@ -54,9 +54,12 @@ def shards(config: CleanConfig, context: StageContext) -> Iterator[Shards]:
     """Yield the steps: rows cleaned one by one, rows that may be alike, what becomes of each row."""
     rows, candidates, verdicts = _steps(config, context)
     claims = context.claims
-    yield Shards(rows, len(rows.raw), rows.folder, claims / "rows")
-    yield Shards(candidates, candidates.count, candidates.folder, claims / "candidates")
-    yield Shards(verdicts, len(rows.raw), verdicts.folder, claims / "verdicts")
+    for name, step, count in (
+        ("rows", rows, len(rows.raw)),
+        ("candidates", candidates, candidates.count),
+        ("verdicts", verdicts, len(rows.raw)),
+    ):
+        yield Shards(step, count, step.folder, claims / name, f"shard of {name}")
 
 
 def _steps(config: CleanConfig, context: StageContext) -> tuple[CleanedRows, Candidates, Verdicts]:

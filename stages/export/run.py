@@ -62,7 +62,7 @@ def run(config: ExportSettings, context: StageContext) -> Metrics:
     model.generation_config = GenerationConfig(**rules, **{PROFILE: config.decoding.profile})
     model.save_pretrained(model_folder)
     _copy_tokenizer(pretrained, model_folder)
-    context.stop.check()
+    context.stop.check("export keeps nothing of it and begins anew")
     reloaded = _reload(model_folder)
     from_disk = _difference(_logits(reloaded, probe), _logits(model, probe), probe)
     difference = float(torch.tensor([from_trainer, from_disk]).max())  # NaN if either is

@@ -6,12 +6,14 @@ import hashlib
 import logging
 import shutil
 import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from transformers import AutoConfig
 
 from pipeline.errors import DataError
 from pipeline.files import sha256_file, tree_files
+from pipeline.preemption import StopFlag
 from pipeline.stage import Metrics, StageContext
 from stages.fetch.config import FetchConfig, HubModel, LocalModel, ScratchModel
 from stages.fetch.hub import commit_of, hub_model
@@ -39,7 +41,8 @@ def run(config: FetchConfig, context: StageContext) -> Metrics:
     for number, split in enumerate(SPLITS):
         context.stop.check()
         if not (raw / split).exists():
-            write_shards(raw / split, source.rows(split), context.guard)
+            rows = _until_stopped(source.rows(split), context.stop, split)
+            write_shards(raw / split, rows, context.guard)
         metrics |= _counted(raw / split, source, split, context)
         context.progress.update(number + 1, len(SPLITS), "split")
     context.stop.check()
@@ -56,6 +59,12 @@ def run(config: FetchConfig, context: StageContext) -> Metrics:
     metrics["vocabulary_size"] = architecture.vocab_size
     metrics["max_positions"] = architecture.max_position_embeddings
     return metrics
+
+
+def _until_stopped(rows: Iterable[RawRow], stop: StopFlag, split: str) -> Iterator[RawRow]:
+    for row in rows:
+        stop.check(f"the splits before {split} are kept, {split} begins anew")
+        yield row
 
 
 def _counted(folder: Path, source: Source, split: str, context: StageContext) -> Metrics:

@@ -47,8 +47,13 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
         embedder = load_embedder(asked.model, asked.layer, asked.batch_size, device)
         rows, bertscore = _with_bertscore(rows, embedder, readers[0]), bertscore_settings(embedder)
 
+    def poll() -> None:
+        if context.stop.reason is not None:
+            context.progress.update(0, len(ids), "row")
+            context.stop.check("score keeps nothing of it and begins anew")
+
     def told(done: int) -> None:
-        context.stop.check()
+        poll()
         context.progress.update(done, len(ids), "row")
 
     counts = score_rows(
@@ -60,7 +65,7 @@ def run(config: ScoreConfig, context: StageContext) -> Metrics:
         told,
     )
     systems = labels(baselines, config.lead, {name: name for name in config.predictions})
-    found = figures(context.work, readers, systems, counts, context.seed, context.stop.check)
+    found = figures(context.work, readers, systems, counts, context.seed, poll)
     fetched, generated = (context.inputs[name].manifest for name in ("fetch", "generate"))
     split: str = generated.payload["config"]["split"]
     brought = fetched.metrics.get(f"rows_{split}")

@@ -11,12 +11,19 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import provenance
+from pipeline.artifact import RunDir
+from pipeline.claim import LEASE_SECONDS
+from pipeline.distributed.presence import lost_helpers, rank_file
 from pipeline.errors import EXIT_STALE, DataError
+from pipeline.preemption import StopFlag
+from pipeline.runner import record_preemption
 from pipeline.stage import Metrics, Resource, StageContext
+from pipeline.tasks import heed, wait_for_helpers
 from tests.conftest import Answer, CommandLine
 from tests.fakes import toy_stages
 from tests.fakes.toy_stages import SHARING, SConfig, SharingRecipe, shards_s, snapshot, start
@@ -125,8 +132,60 @@ def test_a_preempted_first_task_leaves_when_the_others_have_finished_theirs(fold
     (work,) = folder.glob("run/s.partial/shards-*")
     assert {path.stem for path in work.glob("[0-9]*.txt")} == set(begun)  # none is lost
     assert ended(second)[0] == 0  # by now
+    assert list((folder / "run").glob("logs/s/*/rank0001.stops"))
     left = json.loads((folder / "run" / "preempted.json").read_text(encoding="utf-8"))
     assert (left["job"], left["stage"], left["progress"]["unit"]) == ("17", "s", "shard")
+
+
+def test_a_preempted_first_task_waits_however_long_a_shard_takes_but_not_for_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task 1 works for ten leases and leaves; 2 dies after two of them, 3 fails, 4 never begins."""
+    now, died = 0.0, 2 * LEASE_SECONDS
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 20 * seconds
+        for rank in (1, 2) if now < died else (1,):
+            rank_file(tmp_path, rank, "where").write_text("")
+            os.utime(rank_file(tmp_path, rank, "where"), (now, now))
+        if now > 10 * LEASE_SECONDS:
+            rank_file(tmp_path, 1, "left").touch()
+
+    rank_file(tmp_path, 3, "error").touch()
+    monkeypatch.setattr("pipeline.tasks.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("pipeline.lease.time", SimpleNamespace(monotonic=lambda: now))
+    wait_for_helpers(tmp_path, 5)
+    assert 10 * LEASE_SECONDS < now < 10 * LEASE_SECONDS + 30
+    alone = now
+    wait_for_helpers(tmp_path, 1)
+    assert now == alone
+
+
+@pytest.mark.parametrize("is_signalled", [True, False])
+def test_a_helper_stops_with_the_first_task_though_it_missed_the_signal(
+    is_signalled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, stop = RunDir(tmp_path), StopFlag()
+    rank_file(tmp_path, 1, "helps").touch()
+    assert lost_helpers(tmp_path) == [1]
+    restarts = iter(range(9))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    record_preemption(run_dir, "s", "stopped by SIGTERM", None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "4")  # the word is not of this start
+
+    def sleep(_: float) -> None:
+        if next(restarts) == 3:
+            record_preemption(run_dir, "s", "stopped by SIGTERM", None)
+
+    monkeypatch.setattr("pipeline.tasks.time", SimpleNamespace(sleep=sleep))
+    if is_signalled:
+        stop.request("SIGTERM")
+    heed(run_dir, "s", stop, rank_file(tmp_path, 1, "stops"))
+    assert next(restarts) == (0 if is_signalled else 5)
+    assert stop.reason == ("SIGTERM" if is_signalled else "the first task")
+    assert lost_helpers(tmp_path) == [], "killed from now on, it has not failed"
 
 
 def test_a_helper_of_a_holder_that_died_before_it_wanted_help_gives_up(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 
 from pipeline import lease
 from pipeline.artifact import RunDir
+from pipeline.claim import LEASE_SECONDS
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, EXIT_USAGE, ConfigError
-from pipeline.status import run_state
+from pipeline.files import read_json, write_json
+from pipeline.provenance import utc
+from pipeline.status import run_state, show_state
 from tests.conftest import CommandLine
 from tests.fakes.toy_stages import snapshot, start
 
@@ -62,6 +67,24 @@ def test_a_dead_process_is_not_shown_as_the_holder(toy_recipe: Path, tmp_path: P
         process.communicate(timeout=120)
     assert run_dir.lease.exists()
     assert run_state("abc", run_dir.root, deep=False)["holder"] is None
+
+
+def test_a_holder_of_another_host_that_fell_silent_is_no_longer_one(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    with lease.hold(run_dir, "77"):
+        record = {**read_json(run_dir.holder), "host": "node7", "pid": 5}
+        write_json(run_dir.holder, record)
+        for silent_s in (0, LEASE_SECONDS, 86400):
+            last = time.time() - silent_s
+            os.utime(run_dir.lease, (last, last))
+            state = run_state("abc", run_dir.root, deep=False)
+            show_state(state)
+            (line,) = [line for line in capsys.readouterr().out.splitlines() if "held by" in line]
+            told.append(line)
+    who = "held by host node7, pid 5, job 77"
+    assert told == [who, who, f"was {who}, silent since {utc(last)}"]
 
 
 def test_sizes_find_a_truncated_file_and_checksums_a_changed_one(run_dir: RunDir) -> None:

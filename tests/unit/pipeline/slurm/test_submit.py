@@ -17,6 +17,7 @@ from pipeline.claim import Claim
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STALE, EXIT_USAGE
 from pipeline.slurm.command import slurm_commands
 from pipeline.slurm.sbatch import job_name, queue_command
+from pipeline.slurm.verdict import log_folder
 from tests.conftest import Answer, CommandLine
 from tests.fakes.toy_stages import CHECKOUT, STAGES, ToyRecipe, snapshot
 from tests.unit.pipeline.slurm.conftest import FakeSlurm
@@ -551,15 +552,18 @@ def test_status_joins_the_queue(
 
 
 @pytest.mark.parametrize(
-    ("codes", "told"),
+    ("codes", "starts", "told"),
     [
-        ([], "ran into its time limit before it had saved: warn earlier"),
-        ([75], "ran into its time limit before it had saved: warn earlier"),
-        ([75, 1], "reason 1"),
+        ([], 1, "ran into its time limit before it had saved: warn earlier"),
+        ([75], 2, "ran into its time limit before it had saved: warn earlier"),
+        ([75], 1, "reason 75; it was not queued again before its time was up: submit again"),
+        ([75, 1], 2, "reason 1"),
+        ([75, 75], 2, "reason 75; it was not queued again"),
     ],
 )
 def test_status_says_why_a_job_came_to_its_limit(
     codes: list[int],
+    starts: int,
     told: str,
     toy: CommandLine,
     fake_slurm: FakeSlurm,
@@ -568,8 +572,12 @@ def test_status_says_why_a_job_came_to_its_limit(
 ) -> None:
     submit()
     fake_slurm.change("100", "TIMEOUT", "TimeLimit")
+    for restart in range(starts):
+        log_folder(run_dir, "a", "100", restart).mkdir(parents=True)
+    plain = {"job": "100", "stage": "a"}
     entries = [
-        {"job": "100", "stage": "a", "code": code, "reason": f"reason {code}"} for code in codes
+        {**plain, "restart_count": restart, "code": code, "reason": f"reason {code}"}
+        for restart, code in enumerate(codes)
     ]
     path = run_dir.root / "slurm" / "verdicts.json"
     path.write_text(json.dumps(entries), encoding="utf-8")

@@ -17,7 +17,7 @@ from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, EXIT_USAGE, 
 from pipeline.launch import write_error
 from pipeline.runner import record_preemption
 from pipeline.slurm import ledger
-from pipeline.slurm.verdict import Ending, conclude, judge, log_folder, main
+from pipeline.slurm.verdict import TOLD_FAILED, Ending, conclude, judge, log_folder, main
 from tests.conftest import CommandLine
 
 JOB = "12"
@@ -124,23 +124,23 @@ def test_a_helper_that_failed_is_named_and_its_message_is_told(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("reason", "signalled", "has_left", "code"),
+    ("reason", "signalled", "mark", "code"),
     [
-        ("stopped by SIGTERM", False, False, EXIT_FAILED),
-        ("stopped by SIGTERM", False, True, EXIT_PREEMPTED),
-        ("stopped by SIGTERM", True, False, EXIT_PREEMPTED),
-        ("stopped by SIGUSR2", False, False, EXIT_PREEMPTED),
+        ("stopped by SIGTERM", False, "helps", EXIT_FAILED),
+        ("stopped by SIGTERM", False, "left", EXIT_PREEMPTED),
+        ("stopped by SIGTERM", False, "stops", EXIT_PREEMPTED),  # a preemption with GraceTime
+        ("stopped by SIGTERM", True, "helps", EXIT_PREEMPTED),
+        ("stopped by SIGUSR2", False, "helps", EXIT_PREEMPTED),
     ],
 )
 def test_a_helper_killed_without_a_word_is_a_failure(
-    reason: str, signalled: bool, has_left: bool, code: int, tmp_path: Path
+    reason: str, signalled: bool, mark: str, code: int, tmp_path: Path
 ) -> None:
     run_dir = RunDir(tmp_path)
     folder = launch(run_dir, 1, 2)
     preempt(run_dir, reason=reason)
     rank_file(folder, 1, "left").touch()
-    if has_left:
-        rank_file(folder, 2, "left").touch()
+    rank_file(folder, 2, mark).touch()
     verdict = conclude(run_dir, "b", 137, JOB, 0, signalled=signalled)
     assert verdict.code == code
     assert ("rank 2: ended without a word" in verdict.reason) == (code == EXIT_FAILED)
@@ -218,6 +218,22 @@ def test_restarts_without_progress_are_bounded(
     assert outcome(tmp_path, progress) == codes
 
 
+def test_what_slurm_does_by_itself_is_not_counted(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    counted = []
+    for restart, taken in enumerate([False, True, False, True, True, False, True, False]):
+        preempt(run_dir, restart_count=restart)
+        counted.append(conclude(run_dir, "b", 75, JOB, restart, is_taken=taken)[::3])
+    assert counted == [*((AGAIN, n) for n in (0, 0, 1, 1, 1, 2, 2, 3))]
+    preempt(run_dir, restart_count=8)
+    assert conclude(run_dir, "b", 75, JOB, 8).code == END
+    again = conclude(run_dir, "b", 75, JOB, 8, is_taken=True)
+    assert (again.code, again.fruitless) == (AGAIN, 3)
+    conclude(run_dir, "b", 75, JOB, 8)  # given up, and somebody queues it again by hand
+    preempt(run_dir, restart_count=9)
+    assert conclude(run_dir, "b", 75, JOB, 9, is_taken=True).code == AGAIN
+
+
 def test_progress_is_compared_with_the_same_count_only(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     codes = []
@@ -274,12 +290,13 @@ def test_what_a_rank_records_is_understood(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "sumpipe: a, job 12, restart 2: is committed"
     assert said[1] == "sumpipe: b, job 12, restart 2: stopped by SIGTERM (unit 3/4)"
+    assert main(["--signalled", "--taken", str(run_dir.root), "b", "137"]) == EXIT_PREEMPTED
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    assert main([str(run_dir.root), "b", "0"]) == EXIT_FAILED
+    assert main([str(run_dir.root), "b", "0"]) == TOLD_FAILED
     assert [entry["code"] for entry in ledger.verdicts(run_dir)] == [EXIT_PREEMPTED, EXIT_FAILED]
 
 
-def test_damage_is_a_failure(
+def test_damage_is_no_verdict(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", JOB)

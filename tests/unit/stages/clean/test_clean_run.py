@@ -16,7 +16,7 @@ from pipeline.log import Progress
 from pipeline.preemption import StopFlag
 from pipeline.stage import Execution, StageContext
 from stages.clean.config import CleanConfig
-from stages.clean.run import run
+from stages.clean.run import run, shards
 from stages.schema import Example, RawRow, read_shards, write_shards
 
 ROWS = [
@@ -159,3 +159,9 @@ def test_a_stop_is_heard(tmp_path: Path) -> None:
     stop.request("SIGTERM")
     with pytest.raises(Preempted, match="SIGTERM"):
         run(CleanConfig(), new_context(tmp_path, stop=stop))
+
+
+def test_each_step_tells_its_progress_by_another_name(tmp_path: Path) -> None:
+    """Or a stop early in the last would seem to be further back than one late in the first."""
+    units = [step.unit for step in shards(CleanConfig(), new_context(tmp_path))]
+    assert units == ["shard of rows", "shard of candidates", "shard of verdicts"]

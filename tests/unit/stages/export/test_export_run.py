@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
-from pipeline.errors import CheckpointError, CorruptArtifact
+from pipeline.errors import CheckpointError, CorruptArtifact, Preempted
 from pipeline.files import record_tree
 from pipeline.stage import StageContext
 from stages.decoding import DecodingRules
@@ -93,6 +93,16 @@ def test_the_model_says_how_it_is_decoded(
     settings = GenerationConfig.from_pretrained(folder)  # what Hugging Face's own generate goes by
     assert settings.num_beams == rules.num_beams
     assert (settings.forced_bos_token_id == 0) == rules.force_bos
+
+
+def test_a_stop_says_that_nothing_of_it_is_kept(
+    tmp_path: Path, pretrained: Path, trained: BartForConditionalGeneration
+) -> None:
+    context = new_context(tmp_path, pretrained, trained)
+    context.stop.request("SIGTERM")
+    with pytest.raises(Preempted, match="SIGTERM; export keeps nothing of it and begins anew"):
+        run(ExportSettings(decoding=RULES), context)
+    assert context.progress.latest is None
 
 
 def test_the_shared_embedding_is_stored_once(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,28 @@ def test_a_stop_is_heard(tmp_path: Path) -> None:
     stop.request("SIGTERM")
     with pytest.raises(Preempted, match="SIGTERM"):
         run(settings(DEMO, SMALL), new_context(tmp_path / "work", stop))
+
+
+def test_a_stop_is_heard_within_a_split_and_the_splits_before_it_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, read = StopFlag(), []
+
+    def jsonable(row: RawRow) -> dict[str, object]:
+        read.append(row.id)
+        if len(read) == 3:
+            stop.request("SIGTERM")
+        return asdict(row)
+
+    dataset = local(tmp_path / "data", train=GOOD, valid=GOOD * 5)
+    monkeypatch.setattr("stages.schema.asdict", jsonable)
+    context = new_context(tmp_path / "work", stop)
+    with pytest.raises(Preempted, match="before valid are kept, valid begins anew"):
+        run(settings(dataset, SMALL), context)
+    assert len(read) < 6
+    assert [path.name for path in (context.work / "raw").iterdir()] == ["train"]
+    assert context.progress.latest is not None
+    assert context.progress.latest["done"] == 1
 
 
 BAD = '{"document": 5, "summary": "s"}\n'

@@ -373,8 +373,10 @@ def test_two_runs_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_stop_is_heard_and_leaves_no_half_a_file(tmp_path: Path) -> None:
     context = new_context(tmp_path)
     context.stop.request("SIGTERM")
-    with pytest.raises(Preempted):
+    with pytest.raises(Preempted, match="SIGTERM; score keeps nothing of it and begins anew"):
         run(ScoreConfig(), context)
+    assert context.progress.latest is not None
+    assert (context.progress.latest["done"], context.progress.latest["total"]) == (0, 2)
     assert not (context.work / "rouge.json").exists()
     assert not (context.work / "scores.parquet").exists()
     again = replace(context, stop=StopFlag())
@@ -393,8 +395,10 @@ def test_a_stop_is_heard_while_intervals_are_drawn(
     run(ScoreConfig(), context)  # leaves the files
     (context.work / "rouge.json").unlink()
     monkeypatch.setattr(score_run, "score_rows", scored)
-    with pytest.raises(Preempted):
+    with pytest.raises(Preempted, match="begins anew"):
         run(ScoreConfig(), context)
+    assert context.progress.latest is not None
+    assert context.progress.latest["done"] == 0
     assert not (context.work / "rouge.json").exists()
 
 
