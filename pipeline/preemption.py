@@ -33,6 +33,23 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def spared_children() -> Iterator[None]:
+    """Let no signal that asks for a stop end a program that is started meanwhile, such as a compiler.
+
+    Slurm signals every process of a task, and no program has our handlers; but a mask is handed on. Here a
+    thread that was started before it takes the signals; handlers run in the main thread as ever.
+    """
+    end = threading.Event()
+    threading.Thread(target=end.wait, name="signals", daemon=True).start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        end.set()
+
+
 class StopFlag:
     """Whether somebody asked this process to stop, and why."""
 

@@ -66,11 +66,11 @@ def main(
 
     `stop` listens already: a scheduler's signal may come while torch is still being imported.
     """
+    options = _parse(argv)
+    if options.gpus is not None:
+        show_gpus(options.gpus)
     quiet_libraries()
     use_large_pages()
-    options = _parse(argv)
-    if options.gpus:
-        show_gpus(options.gpus)
     world = None
     log_dir = options.log_dir
     try:
@@ -96,7 +96,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ds-config", default="zero2", help="sharding profile: a name or a path")
     parser.add_argument("--lease", help="token of the supervising process's hold of the run")
     parser.add_argument("--supervisor", type=int, help="pid to stop with")
-    parser.add_argument("--gpus", default="", help="GPUs of this launch, by CUDA's names")
+    parser.add_argument("--gpus", help="GPUs of this launch, by CUDA's names; '' for none")
     parser.add_argument("--log-dir", type=Path, help="where this launch logs")
     parser.add_argument("--local_rank", help="ignored; `deepspeed` passes it, LOCAL_RANK is used")
     return parser.parse_args(argv)

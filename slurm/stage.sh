@@ -51,11 +51,14 @@ read -ra extra <<<"${SUMPIPE_SRUN_OPTIONS:-}"
 # shellcheck disable=SC2016 # the task's own shell expands this
 one_a_task=(srun --kill-on-bad-exit=1 --ntasks="$tasks" --cpus-per-task="$cpus" "${extra[@]}"
   bash -c 'trap "" TERM USR2; exec "$0" -m "$@"' "$python")
+# The deepspeed launcher shows its ranks GPUs 0 to N-1, whichever ones Slurm gave to the node: so they are named.
+# shellcheck disable=SC2016 # the number of the node and its GPUs are known on the node
+on_node='trap "" TERM USR2; exec "$0" -m "$1" --node_rank "$SLURM_NODEID" "${@:2}"'
+# shellcheck disable=SC2016
+on_node+=' ${CUDA_VISIBLE_DEVICES+--gpus "$CUDA_VISIBLE_DEVICES"}'
 # Both counts are needed: srun ignores --ntasks-per-node alone.
-# shellcheck disable=SC2016 # the number of the node is known on the node
 one_a_node=(srun --kill-on-bad-exit=1 --ntasks="$SLURM_NNODES" --ntasks-per-node=1
-  --cpus-per-task=$((cpus * per_node)) "${extra[@]}"
-  bash -c 'trap "" TERM USR2; exec "$0" -m "$1" --node_rank "$SLURM_NODEID" "${@:2}"' "$python")
+  --cpus-per-task=$((cpus * per_node)) "${extra[@]}" bash -c "$on_node" "$python")
 
 case ${SUMPIPE_LAUNCHER:-srun} in
   srun)

@@ -143,10 +143,17 @@ class Loop:
             self._record(self._learning_rate(self.state.update - 1), None)
 
     def _preempted(self) -> Preempted:
+        self._tell_committed()
         reason = self.context.stop.reason or "a request to another rank"
         return Preempted(
             f"stopped by {reason} after update {self.state.update}, which is committed"
         )
+
+    def _tell_committed(self) -> None:
+        """Let the progress be the update that is committed, between records too; it bounds restarts."""
+        progress, update = self.context.progress, self.state.update
+        if progress.latest is None or progress.latest["done"] != update:
+            progress.update(update, self.config.updates, "update")
 
     def _update(self) -> bool:
         """Do the next update; returns whether to stop after it."""
@@ -343,6 +350,7 @@ class Loop:
                     guard=self.context.guard,
                 )
             self._failed_saves = 0
+            self._tell_committed()
         except StorageError as error:
             self._failed_saves += 1
             if is_needed or self._failed_saves > config.max_failed_saves:

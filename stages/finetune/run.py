@@ -19,6 +19,7 @@ from pipeline.distributed.voting import voted
 from pipeline.distributed.zero import ZeroEngine
 from pipeline.errors import CheckpointError
 from pipeline.files import write_json
+from pipeline.preemption import spared_children
 from pipeline.stage import Metrics, StageContext
 from stages.finetune.batch_plan import idle_share
 from stages.finetune.build import build_engine
@@ -40,6 +41,7 @@ PROBE_ROWS = 4
 _logger = logging.getLogger(__name__)
 
 
+@spared_children()  # what torch.compile and DeepSpeed start to compile
 def run(config: FinetuneConfig, context: StageContext) -> Metrics:
     """Write checkpoints/, selection.json, metrics.jsonl and probe.safetensors; runs on every rank."""
     check_launch(config, context.execution)

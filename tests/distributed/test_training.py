@@ -176,6 +176,17 @@ def test_a_stop_on_one_rank_stops_all_after_the_same_update(train: Train, tmp_pa
     assert checkpoints(run_dir) == [3]
 
 
+def test_progress_is_what_is_committed_also_between_records(train: Train, tmp_path: Path) -> None:
+    settings = ("log_every=100", "checkpoint_every=2", "validate_every=5")
+    stopped = train(tmp_path / "run", *settings, moment="update 3")
+    assert (stopped["code"], stopped["progress"]) == (EXIT_PREEMPTED, [2, 3])
+    stopped = train(tmp_path / "run", *settings, moment="validation 5")
+    assert stopped["progress"] == [4, 5]
+    # Again before the validation that was left out: nothing new, but it is known how far training is.
+    stopped = train(tmp_path / "run", *settings, moment="validation 0")
+    assert (stopped["code"], stopped["progress"]) == (EXIT_PREEMPTED, [5])
+
+
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(train: Train, tmp_path: Path) -> None:
     settings = ("log_every=1", "checkpoint_every=3")
     straight, mixed, other = (tmp_path / name for name in ("straight", "mixed", "other"))

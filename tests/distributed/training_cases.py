@@ -43,6 +43,18 @@ class _Said(logging.Handler):
             self.messages.append(f"{record.levelname} {record.getMessage()}")
 
 
+class _Told(Progress):
+    """Keeps the updates that progress was told of."""
+
+    def __init__(self) -> None:
+        super().__init__("finetune", None, console=False)
+        self.updates: list[int] = []
+
+    def update(self, done: int, total: int, unit: str, **figures: float) -> None:
+        self.updates.append(done)
+        super().update(done, total, unit, **figures)
+
+
 def _on_the_way(moment: str, fault: Fault, stop: StopFlag) -> None:
     """Stop or kill this rank at a moment such as `update 5`, `record 5`, `validation 8`, `validated 8`."""
     real_update, real_validate, real_add = loop.train_update, loop.validate, loop.Loop._add
@@ -58,6 +70,7 @@ def _on_the_way(moment: str, fault: Fault, stop: StopFlag) -> None:
     def train_update(ranks: Any, work: Any, number: int, *rest: Any) -> Any:
         nonlocal now
         now = number + 1
+        assert signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "compilers would die"
         reached(f"update {now}")
         return real_update(ranks, work, number, *rest)
 
@@ -112,7 +125,7 @@ def finetune(
         free_bytes: What the disk claims to have left.
     """
     storage.FIRST_PAUSE = 0.01  # in the rank's process only
-    said, stop = _Said(), StopFlag()
+    said, told, stop = _Said(), _Told(), StopFlag()
     logging.getLogger().addHandler(said)
     logging.getLogger().setLevel(logging.INFO)
     if on_rank in (None, world.rank):
@@ -134,7 +147,7 @@ def finetune(
         world=world,
         execution=Execution(world.size, 1, find_profile(profile)),
         stop=stop,
-        progress=Progress("finetune", None, console=False),
+        progress=told,
         guard=lambda: None,
     )
     found: dict[str, Any] = {"error": "", "code": 0, "metrics": None}
@@ -145,7 +158,7 @@ def finetune(
             folder.commit("finetune", {}, found["metrics"], {})
     except PipelineError as error:
         found |= {"error": f"{type(error).__name__}: {error}", "code": error.exit_code}
-    return {**found, "said": said.messages}
+    return {**found, "said": said.messages, "progress": told.updates}
 
 
 def export(world: World, run_dir: str) -> dict[str, Any]:

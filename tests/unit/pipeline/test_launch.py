@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from pipeline import rank as one_rank
 from pipeline.errors import DataError, LaunchError
 from pipeline.launch import _failure, is_lost_peer, write_error
+from pipeline.preemption import StopFlag
+from pipeline.stage import Recipe
 
 
 @pytest.mark.parametrize(
@@ -65,3 +69,18 @@ def test_the_cause_is_shown(
     failure = _failure("finetune", tmp_path, silent, code=1, seconds=7.0)
     assert isinstance(failure, LaunchError)
     assert told in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [(["--gpus", "5,MIG-7f"], "5,MIG-7f"), (["--gpus", ""], ""), ([], "0,1")],
+    ids=["some", "none", "the launcher's"],
+)
+def test_a_rank_sees_the_gpus_it_is_given_and_not_the_launchers(
+    given: list[str], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    monkeypatch.setattr(os, "environ", environ)
+    words = ["finetune", "--run-dir", str(tmp_path / "nowhere"), *given]
+    assert one_rank.main([], Recipe, words, StopFlag()) == 2
+    assert environ["CUDA_VISIBLE_DEVICES"] == seen

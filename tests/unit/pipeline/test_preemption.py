@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.artifact import RunDir
 from pipeline.errors import EXIT_DONE, EXIT_PREEMPTED, Preempted
-from pipeline.preemption import SIGNALS, StopFlag
+from pipeline.preemption import SIGNALS, StopFlag, spared_children
 from tests.fakes.toy_stages import snapshot, start, wait_until
 
 
@@ -72,6 +72,19 @@ def test_repeated_polite_signals_stay_polite(listening: StopFlag) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
         os.kill(os.getpid(), number)
     assert wait_for_reason(listening) == "SIGTERM"
+
+
+def test_a_signal_to_all_is_heard_here_and_ends_no_program_started_here(
+    listening: StopFlag,
+) -> None:
+    with spared_children(), subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        for number in SIGNALS:
+            child.send_signal(number)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert wait_for_reason(listening) == "SIGUSR2"
+        child.communicate()
+    assert child.returncode == 0
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SIGNALS)
 
 
 def test_the_death_of_the_supervisor_asks_for_a_stop() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -79,9 +81,51 @@ def changed(number: int, **values: object) -> list[dict[str, Any]]:
     return [{**r, **values} if i == number else dict(r) for i, r in enumerate(RECORDS)]
 
 
+def trained(folder: Path, device: str, weights: str, **values: object) -> Artifact:
+    """A finished training whose second record has these values."""
+    folder.mkdir()
+    lines = [json.dumps(record) + "\n" for record in changed(1, **values)]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    manifest = SimpleNamespace(
+        files={"model.pt": weights, "metrics.jsonl": "of its own"},
+        metrics={"device": device},
+        payload={"config": {"precision": "bf16"}},
+    )
+    return cast(Artifact, SimpleNamespace(manifest=manifest, file=folder.joinpath))
+
+
+@pytest.mark.parametrize(
+    ("values", "on_cpu", "on_gpu"),
+    [
+        ({"loss": 7.0 + 1e-4}, ["model.pt", "loss of update 2 is 7.0001, not 7.0"], []),
+        ({"loss": 7.1}, ["model.pt", "loss of update 2 is 7.1, not 7.0"], ["loss of update 2"]),
+        (
+            {"row_digest": "90ff"},
+            ["model.pt", "row_digest of update 2"],
+            ["row_digest of update 2"],
+        ),
+    ],
+    ids=["rounding", "another loss", "other rows"],
+)
+def test_on_gpus_trainings_agree_but_for_rounding(
+    values: dict[str, object], on_cpu: list[str], on_gpu: list[str], tmp_path: Path
+) -> None:
+    for device, expected in (("cpu", on_cpu), ("NVIDIA H100 80GB HBM3", on_gpu)):
+        wanted = trained(tmp_path / f"{device} wanted", device, "a")
+        made = trained(tmp_path / f"{device} made", device, "b", **values)
+        what, faults = compare("finetune", made, wanted, True)
+        assert len(faults) == len(expected)
+        assert all(found.startswith(told) for found, told in zip(faults, expected, strict=True))
+        assert ("within 0.001 (a GPU's sums have no fixed order)" in what) == (device != "cpu")
+        assert ("1 files byte for byte and losses of 3 records bit for bit" in what) == (
+            device == "cpu"
+        )
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 2e-5])
 def test_times_do_not_count(tolerance: float) -> None:
-    made = [*changed(0, seconds=99.0, devices=3), {"update": 2, "seconds": 1.0, "mfu": 0.5}]
+    times = {"seconds": 99.0, "tokens_per_second": 7.5, "mfu": 0.3, "devices": 3}
+    made = [*changed(0, **times), {"update": 2, "seconds": 1.0, "mfu": 0.5}]
     assert metric_faults(made, RECORDS, tolerance) == []
 
 

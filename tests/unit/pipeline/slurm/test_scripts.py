@@ -144,6 +144,22 @@ def test_one_launcher_is_one_node(
         assert hosts.read_text(encoding="utf-8") == "n1 slots=2\nn2 slots=2\n"
 
 
+@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
+@pytest.mark.parametrize(
+    ("on_the_node", "told"),
+    [("CUDA_VISIBLE_DEVICES=5,MIG-7f", " --gpus 5,MIG-7f"), ("unset CUDA_VISIBLE_DEVICES", "")],
+)
+def test_ranks_are_told_the_gpus_that_slurm_gave_to_their_node(
+    launcher: str, on_the_node: str, told: str, programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    environ = programs(f'{on_the_node}; while [[ $1 == -* ]]; do shift; done; "$@"')
+    job = {"SUMPIPE_LAUNCHER": launcher, "SLURM_NODEID": "1", "CUDA_VISIBLE_DEVICES": "0,1"}
+    run({**environ, **job}, tmp_path)
+    (rank,) = [call for call in calls() if "stages.rank finetune" in call and "srun" not in call]
+    log_dir = log_folder(RunDir(tmp_path / "it's my $run"), "finetune", "1234", 0)
+    assert rank.endswith(f" --log-dir {log_dir}{told}"), "not the first node's"
+
+
 def test_srun_takes_more_options(programs: Programs, calls: Calls, tmp_path: Path) -> None:
     run({**programs(), "SUMPIPE_SRUN_OPTIONS": "--mpi=none --cpu-bind=cores"}, tmp_path)
     (srun,) = [call for call in calls() if call.startswith("srun")]
