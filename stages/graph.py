@@ -11,10 +11,10 @@ from stages.score.config import identity as score_identity
 from stages.score.needs import check_needs
 
 STAGES = (
-    Stage("fetch", 4, (), "stages.fetch.run:run", identity=fetch_identity),
+    Stage("fetch", 5, (), "stages.fetch.run:run", identity=fetch_identity),
     Stage(
         "clean",
-        3,
+        4,
         ("fetch",),
         "stages.clean.run:run",
         identity=clean_identity,

@@ -112,8 +112,11 @@ def kept(limit: int, rules: TruncationRules, ends: Callable[[], list[int]]) -> t
 
 
 def sentence_ends(tokenizer: AnyTokenizer, text: str) -> list[int]:
-    """Return how many ids there are up to the end of each sentence but the last, <s> included."""
+    """Return how many ids there are up to the end of each sentence but the last, <s> included.
+
+    Line breaks before the first word end none.
+    """
     token_ends = [end for _, end in light(tokenizer).encode(text).offsets[1:-1]]
-    return [
-        1 + bisect.bisect_right(token_ends, place.end()) for place in _SENTENCE_END.finditer(text)
-    ]
+    begin = len(text) - len(text.lstrip())
+    ends = (place.end() for place in _SENTENCE_END.finditer(text))
+    return [1 + bisect.bisect_right(token_ends, end) for end in ends if end > begin]

@@ -9,17 +9,17 @@ import subprocess
 import pytest
 
 
-def require_unshare(space: str) -> None:
-    """Skip the test where a namespace is refused; with CI=true, fail.
-
-    Args:
-        space: An option of unshare(1): `--mount` or `--net`.
-    """
+def can_unshare(space: str) -> bool:
+    """Tell whether this machine allows a namespace: an option of unshare(1), `--mount` or `--net`."""
     unshare = shutil.which("unshare")
-    is_allowed = unshare is not None and (
+    return unshare is not None and (
         subprocess.run([unshare, space, "true"], capture_output=True, check=False).returncode == 0
     )
-    if is_allowed:
+
+
+def require_unshare(space: str) -> None:
+    """Skip the test where a namespace is refused; with CI=true, fail."""
+    if can_unshare(space):
         return
     message = f"`unshare {space}` is refused here (needs unshare and CAP_SYS_ADMIN)"
     if os.environ.get("CI"):

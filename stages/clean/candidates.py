@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.shards import FileShards
 from stages.clean.cleaned import KEYS, CleanedRows, kept_keys
-from stages.clean.pairs import Pairs, Rows, candidate_pairs, first_of_each, keys_of
+from stages.clean.pairs import Pairs, Rows, Values, candidate_pairs, first_of_each, keys_of
 
 MOST_PARTNERS = 32
 """Rows of a split that a row is paired with by one band: the first of their bucket."""
 
-_SCHEMA = pa.schema([("earlier", pa.int64()), ("later", pa.int64())])
-_LEFT_OUT = b"left_out"
+_SCHEMA = pa.schema([("earlier", pa.int64()), ("later", pa.int64()), ("in_part", pa.uint8())])
+"""A pair, and whether its later row has more partners in a split than it was paired with."""
 
 
 class Found(NamedTuple):
@@ -25,8 +27,8 @@ class Found(NamedTuple):
     earlier: Rows
     later: Rows
     """Ascending."""
-    left_out: int
-    """Pairs that were not taken, see candidate_pairs."""
+    in_part: NDArray[np.uint8]
+    """Whether the later row has more partners in a split than it was paired with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +50,40 @@ class Candidates(FileShards):
         return 1 if self.rows.config.duplicates.near is None else len(KEYS)
 
     def __call__(self, shard: int) -> None:
-        """Pair the rows by one key; holds the digest's key and that one of all rows, 40 bytes a row."""
+        """Pair the rows by one key.
+
+        Memory grows with the number of all rows: 130 bytes each, and 2.4 KB of one that has MOST_PARTNERS.
+        """
+        pairs, in_part = candidate_pairs(*self._keyed(shard), 1 if shard == 0 else MOST_PARTNERS)
+        if shard == 0:
+            in_part = in_part[:0]  # the partners that were not taken are equal to the one that was
+        columns = [*pairs.T.copy(), np.isin(pairs[:, 1], in_part).astype(np.uint8)]
+        with (
+            self.publishing(self.path(shard)) as path,
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, _SCHEMA) as writer,
+        ):
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+
+    def _keyed(self, shard: int) -> tuple[Values, Rows, Rows]:
+        """Return a key of the rows that are paired by it, their numbers and their splits: [N] each."""
         tables = [self.rows.table(number) for number in range(len(self.rows.raw))]
         values, rows = kept_keys(tables, KEYS[0])
         splits = self.rows.splits_of(rows)
         if shard == 0:
-            pairs, _ = candidate_pairs(values, rows, splits, most=1)  # the others are equal to it
-            left_out = 0
-        else:
-            chosen = first_of_each(values, splits)
-            values, _ = kept_keys(tables, KEYS[shard])
-            pairs, left_out = candidate_pairs(
-                values[chosen], rows[chosen], splits[chosen], MOST_PARTNERS
-            )
-        schema = _SCHEMA.with_metadata({_LEFT_OUT: str(left_out)})
-        with (
-            self.publishing(self.path(shard)) as path,
-            pa.OSFile(str(path), "wb") as file,
-            pa.ipc.new_file(file, schema) as writer,
-        ):
-            writer.write_table(pa.table([pairs[:, 0], pairs[:, 1]], schema=schema))
+            return values, rows, splits
+        is_first = first_of_each(values, splits)
+        values, signed = kept_keys(tables, KEYS[shard])
+        places = np.searchsorted(rows, signed)  # documents without words have no bands
+        chosen = is_first[places]
+        return values[chosen], signed[chosen], splits[places[chosen]]
 
     def found(self, key: int) -> Found:
         """Return what a key has found; the bytes stay on disk until they are looked at."""
         table = pa.ipc.open_file(pa.memory_map(str(self.path(key)))).read_all()
         (batch,) = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
-        earlier, later = (cast(Rows, np.from_dlpack(column)) for column in batch.columns)
-        return Found(earlier, later, int(table.schema.metadata[_LEFT_OUT]))
+        earlier, later, in_part = (cast(Any, np.from_dlpack(column)) for column in batch.columns)
+        return Found(earlier, later, in_part)
 
     def equal(self, rows: Rows) -> Pairs:
         """Return the pairs by digest whose later row is one of these, [N] ascending."""
@@ -91,9 +100,11 @@ class Candidates(FileShards):
         _, first = np.unique(keys_of(pairs), return_index=True)
         return pairs[first]
 
-    def left_out(self) -> int:
-        """Return how many candidate pairs were not looked at."""
-        return sum(self.found(key).left_out for key in range(self.count))
+    def compared_in_part(self) -> int:
+        """Return how many rows some key has paired with a part of their partners only."""
+        found = map(self.found, range(self.count))
+        parts = (np.unique(one.later[one.in_part == 1]) for one in found)
+        return len(functools.reduce(np.union1d, parts))
 
 
 def _pairs_of(found: Found, rows: Rows) -> Pairs:

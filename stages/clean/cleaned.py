@@ -23,7 +23,7 @@ from stages.text_rules import NORMALISED, CleanText, Role, clean_text
 PRIORITY = ("test", "valid", "train")
 """Splits in the order of their rows: of two that are alike, the later one is the copy."""
 KEYS = tuple(f"key_{number:02d}" for number in range(1 + BANDS))
-"""Columns by which rows may be alike: the digest, then the bands."""
+"""Columns by which rows may be alike: the digest, then the bands; of a document without words the digest."""
 COUNTS = tuple(
     f"{role}_{unit}{when}"
     for role in ("document", "summary")
@@ -107,7 +107,7 @@ class CleanedRows(FileShards):
         if outcome.outcome.startswith("empty_") and emptied_by:
             outcome = outcome._replace(rule=emptied_by[-1])
         is_compared = outcome.outcome == KEPT
-        near = is_compared and self.config.duplicates.near is not None
+        near = is_compared and self.config.duplicates.near is not None and bool(words)
         return {
             "id": row.id,
             "origin": row.origin,

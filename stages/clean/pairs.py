@@ -11,7 +11,7 @@ Rows = NDArray[np.int64]
 Values = NDArray[np.uint64]
 
 
-def candidate_pairs(values: Values, rows: Rows, splits: Rows, most: int) -> tuple[Pairs, int]:
+def candidate_pairs(values: Values, rows: Rows, splits: Rows, most: int) -> tuple[Pairs, Rows]:
     """Pair each row with earlier ones of the same value, the first of each split.
 
     Args:
@@ -21,14 +21,15 @@ def candidate_pairs(values: Values, rows: Rows, splits: Rows, most: int) -> tupl
         most: Partners that a row has in a split.
 
     Returns:
-        The pairs, sorted by the later row and then the earlier one, and how many were left out because a row
-        had more partners in a split.
+        The pairs, sorted by the later row and then the earlier one; and the rows, ascending, that have more
+        partners in a split than were taken.
     """
     order = np.argsort(values, kind="stable")
     values, rows, splits = values[order], rows[order], splits[order]
     places = np.arange(len(values))
     group = np.cumsum(np.r_[False, values[1:] != values[:-1]][: len(values)])
-    found, left_out = [np.zeros((0, 2), dtype=np.int64)], 0
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    has_more = np.zeros(len(values), dtype=np.bool_)
     for split in np.unique(splits):
         members = np.flatnonzero(splits == split)
         counts = np.bincount(group[members], minlength=len(values))
@@ -37,13 +38,13 @@ def candidate_pairs(values: Values, rows: Rows, splits: Rows, most: int) -> tupl
         partners = np.where(splits > split, counts[group], 0)
         partners[members] = members - first[group[members]]
         taken = np.minimum(partners, most)
-        left_out += int((partners - taken).sum())
+        has_more |= partners > most
         later = np.repeat(places, taken)
         # 0 | 0 1 | 0 1 2 | ...: the partners of the row at each place
         which = np.arange(len(later)) - np.repeat(np.cumsum(taken) - taken, taken)
         found.append(np.stack([rows[first[group[later]] + which], rows[later]], axis=1))
     pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))], left_out
+    return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))], np.sort(rows[has_more])
 
 
 def first_of_each(values: Values, splits: Rows) -> NDArray[np.bool_]:

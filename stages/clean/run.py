@@ -26,8 +26,8 @@ DUPLICATES = "duplicates.json"
 _SHOWN = 20
 """Pairs of each kind in duplicates.json; all are in the ledger."""
 _NEIGHBOURS = (
-    *("duplicate_of", "duplicate_similarity"),
-    *("leak_of", "leak_split", "leak_similarity"),
+    *("duplicate_of", "duplicate_similarity", "duplicate_is_equal"),
+    *("leak_of", "leak_split", "leak_similarity", "leak_is_equal"),
 )
 
 
@@ -45,7 +45,7 @@ def _make(config: CleanConfig, context: StageContext) -> Path:
     for step in shards(config, context):
         context.share(step)
     _, candidates, verdicts = _steps(config, context)
-    found = _duplicates(verdicts.folder / LEDGER, candidates.left_out())
+    found = _duplicates(verdicts.folder / LEDGER, candidates.compared_in_part())
     write_json(context.work / DUPLICATES, found)
     return verdicts.folder
 
@@ -70,7 +70,7 @@ def _steps(config: CleanConfig, context: StageContext) -> tuple[CleanedRows, Can
     return rows, candidates, Verdicts(folder / "verdicts", rows, candidates)
 
 
-def _duplicates(ledger: Path, left_out: int) -> JSON:
+def _duplicates(ledger: Path, in_part: int) -> JSON:
     """Count what is alike: within each split, and of each split in those before it."""
     counts: Counter[tuple[str, str, str]] = Counter()
     shown: dict[tuple[str, str], list[JSON]] = {}
@@ -79,7 +79,8 @@ def _duplicates(ledger: Path, left_out: int) -> JSON:
             for kind, other in (("duplicate", split), ("leak", entry["leak_split"])):
                 if (of := entry[f"{kind}_of"]) is not None:
                     similarity = entry[f"{kind}_similarity"]
-                    counts[split, other, "equal" if similarity == 1 else "near"] += 1
+                    is_equal = entry[f"{kind}_is_equal"]
+                    counts[split, other, "equal" if is_equal else "near"] += 1
                     pair = {"id": entry["id"], "is_like": of, "similarity": similarity}
                     examples = shown.setdefault((split, other), [])
                     if len(examples) < _SHOWN:
@@ -94,7 +95,7 @@ def _duplicates(ledger: Path, left_out: int) -> JSON:
         }
         for (split, other), examples in shown.items()
     ]
-    return {"found": found, "candidates_left_out": left_out}
+    return {"found": found, "rows_compared_in_part": in_part}
 
 
 def _entries(folder: Path, columns: list[str]) -> Iterator[JSON]:
@@ -140,12 +141,12 @@ def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
         if duplicates:
             metrics[f"duplicates_{split}"] = duplicates
         metrics[f"content_{split}"] = _content(context.work / split)
-    if left_out := read_json(context.work / DUPLICATES)["candidates_left_out"]:
-        metrics["candidates_left_out"] = left_out
+    if in_part := read_json(context.work / DUPLICATES)["rows_compared_in_part"]:
+        metrics["rows_compared_in_part"] = in_part
         metrics["warning_candidates"] = (
-            f"{left_out:,} pairs of documents that may be alike were not compared: of many that share a "
-            f"band with a document, it is compared with the first {MOST_PARTNERS} of each split, so that a "
-            "copy may go unseen"
+            f"{in_part:,} documents share a band with more than {MOST_PARTNERS} others of a split, and were "
+            f"compared with the first {MOST_PARTNERS} of these alone: a copy may go unseen, and the row that "
+            "one is said to be like may not be the most similar (of equal documents the first is counted)"
         )
     if leaks:
         metrics["leaks"] = leaks

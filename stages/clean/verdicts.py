@@ -35,14 +35,17 @@ LEDGER_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in COUNTS),
         ("duplicate_of", pa.string()),
         ("duplicate_similarity", pa.float32()),
+        ("duplicate_is_equal", pa.bool_()),
         ("leak_of", pa.string()),
         ("leak_split", pa.string()),
         ("leak_similarity", pa.float32()),
+        ("leak_is_equal", pa.bool_()),
     ]
 )
 """Lengths in characters and in words, `raw` ones before cleaning; lengths in tokens are in encode's shards.
 `duplicate_of` is the id of the most similar earlier row of the split, `leak_of` that of the most similar row
-of a split that comes before (test, valid, train), of equal ones the first; null without one. That row may
+of a split that comes before (test, valid, train), of equal ones the first; null without one. Equal are those
+of equal words; others of similarity 1 repeat the same 5-grams another number of times. That row may
 itself be dropped: of a chain of rows, each like the one before, the first is left; none if it is a leak."""
 
 _DEVIATIONS = 4
@@ -58,6 +61,7 @@ class Neighbour(NamedTuple):
     """An earlier row that a row is like."""
 
     similarity: float
+    is_equal: bool
     id: str
     split: str
 
@@ -102,12 +106,11 @@ class Verdicts(FileShards):
         columns |= {name: table[name].to_pylist() for name in ("outcome", "rule")}
         columns["split"] = [self.rows.raw[shard].split] * len(table)
         for row, (twin, leak) in nearest.items():
-            told: dict[str, Any] = {}
-            if twin is not None:
-                told |= {"duplicate_of": twin.id, "duplicate_similarity": twin.similarity}
-            if leak is not None:
-                told |= {"leak_of": leak.id, "leak_split": leak.split}
-                told["leak_similarity"] = leak.similarity
+            told: dict[str, Any] = {"leak_split": leak.split} if leak is not None else {}
+            for kind, other in (("duplicate", twin), ("leak", leak)):
+                if other is not None:
+                    told |= {f"{kind}_of": other.id, f"{kind}_is_equal": other.is_equal}
+                    told[f"{kind}_similarity"] = other.similarity
             if leak is not None and settings.on_leak == "drop":
                 told |= {"outcome": "leak", "rule": "on_leak drop"}
             elif twin is not None and settings.within_split == "drop":
@@ -121,15 +124,16 @@ class Verdicts(FileShards):
         offsets = self.rows.offsets()
         rows = np.arange(offsets[shard], offsets[shard + 1])
         equal = list(self._equal(self.candidates.equal(rows), offsets))
+        are_equal = {(earlier, later) for earlier, later, _ in equal}
         first = {later: one for one, later, _ in equal if self._same_split(one, later, offsets)}
         asked = np.unique([first.get(row, row) for row in rows.tolist()]).astype(np.int64)
         alike = self.candidates.alike(asked)
         alike = alike[~np.isin(keys_of(alike), keys_of(np.array([pair[:2] for pair in equal])))]
-        nearest: dict[tuple[int, bool], tuple[float, int]] = {}
+        nearest: dict[tuple[int, bool], tuple[float, bool, int]] = {}
         for earlier, later, similarity in itertools.chain(equal, self._near(alike, offsets)):
             key = later, self._same_split(earlier, later, offsets)
             if key not in nearest or similarity > nearest[key][0]:
-                nearest[key] = similarity, earlier
+                nearest[key] = similarity, (earlier, later) in are_equal, earlier
         for copy, one in first.items():  # what the first is like in other splits, its copies are
             if (one, False) in nearest:
                 nearest.setdefault((copy, False), nearest[one, False])
@@ -143,9 +147,12 @@ class Verdicts(FileShards):
         raw = self.rows.raw
         return raw[_place(one, offsets)[0]].split == raw[_place(other, offsets)[0]].split
 
-    def _neighbour(self, similarity: float, row: int, offsets: list[int]) -> Neighbour:
+    def _neighbour(
+        self, similarity: float, is_equal: bool, row: int, offsets: list[int]
+    ) -> Neighbour:
         where, _ = _place(row, offsets)
-        return Neighbour(similarity, self._value("id", row, offsets), self.rows.raw[where].split)
+        split = self.rows.raw[where].split
+        return Neighbour(similarity, is_equal, self._value("id", row, offsets), split)
 
     def _equal(self, pairs: Pairs, offsets: list[int]) -> Iterator[tuple[int, int, float]]:
         for start in range(0, len(pairs), _PORTION):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from transformers import AutoConfig, AutoTokenizer
 
-from pipeline.errors import ConfigError, CorruptArtifact
+from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from pipeline.shards import Shards
 from pipeline.stage import Metrics, StageContext
 from stages.encode.config import EncodeConfig
@@ -34,7 +34,9 @@ def tokenizer_of(model: Path) -> tuple[Tokenizer, Frame]:
 def run(config: EncodeConfig, context: StageContext) -> Metrics:
     """Write {split}/, a file of token ids for each file of examples, rows in the same order."""
     model = context.inputs["fetch"].directory("model")
-    _check_limits(config, AutoConfig.from_pretrained(model).max_position_embeddings)
+    architecture = AutoConfig.from_pretrained(model)
+    _check_limits(config, architecture.max_position_embeddings)
+    _check_start(architecture.decoder_start_token_id, tokenizer_of(model)[1])
     context.adopt(functools.partial(_make, config, context), SPLITS)
     metrics: Metrics = {}
     for split in SPLITS:
@@ -71,6 +73,16 @@ def _check_limits(config: EncodeConfig, positions: int) -> None:
                 f"encode.{name}: {wanted} is more than the model's {positions} positions, which are never "
                 f"resized; allowed: 4 to {positions}"
             )
+
+
+def _check_start(start: int | None, frame: Frame) -> None:
+    """Refuse a model whose decoder would not read </s> <s> y, which the targets are made for."""
+    if start != frame.end:
+        raise DataError(
+            f"fetch.model: its config.json has decoder_start_token_id {start}; expected {frame.end}, the id "
+            "of </s>, as BART's: the decoder reads </s> <s> y. Give a model that was trained so; if this one "
+            "was, correct its config.json and run again with --restart-from fetch"
+        )
 
 
 def _count(folder: Path, split: str) -> Metrics:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, model_validator
 
-from pipeline.config import JSON, Config, load_yaml
+from pipeline.config import EXECUTION_ONLY, JSON, Config, load_yaml
 from pipeline.errors import ConfigError, DataError
 from stages.fetch.config import CatalogueDataset, Columns
 from stages.fetch.layout import ALL, Files, matching
@@ -44,8 +44,6 @@ class HubFiles(Config):
         default_factory=dict
     )
     """Checksums by file name, as far as they are known."""
-    rows: Rows | None = None
-    """Rows of each split, where they differ from the published."""
 
 
 class Layout(Config):
@@ -54,6 +52,10 @@ class Layout(Config):
     files: Globs
     """Globs of train, valid and test; or of `all`, for a set that is yet to be cut."""
     columns: Columns = Columns()
+    rows: Annotated[Rows | None, EXECUTION_ONLY] = None
+    """Rows of each split, where they differ from the published."""
+    cuts: Annotated[tuple[Text, ...] | None, EXECUTION_ONLY] = None
+    """Ways to cut it that these files allow; null for all."""
 
     @model_validator(mode="after")
     def _splits_or_one_source(self) -> Layout:
@@ -126,7 +128,22 @@ class Entry(Config):
             raise ValueError(
                 "cuts: are for sets with a layout of one source, `all`, and needed there"
             )
+        if self.both_texts and not self.cuts:
+            raise ValueError("both_texts: is for sets that are cut: leave such rows to clean")
+        for layout in self.layouts:
+            if unknown := [name for name in layout.cuts or () if name not in self.cuts]:
+                raise ValueError(f"layouts: cuts: {', '.join(unknown)} is not among the set's cuts")
         return self
+
+
+class Found(NamedTuple):
+    """A set's files."""
+
+    files: Files
+    columns: Columns
+    """How the columns are called."""
+    rows: Rows | None
+    """Published rows of each split of such files."""
 
 
 class Choice(NamedTuple):
@@ -210,24 +227,23 @@ def choose(dataset: CatalogueDataset) -> Choice:
     return Choice(entry, cut)
 
 
-def files_in(folder: Path, dataset: CatalogueDataset, entry: Entry) -> tuple[Files, Columns]:
-    """Return the files of a set in a folder, and how their columns are called.
+def files_in(folder: Path, dataset: CatalogueDataset, entry: Entry) -> Found:
+    """Return the files of a set in a folder, and what is known of them.
 
     Raises:
-        DataError: If the folder has none of the set's layouts; says where the files are to be had.
+        DataError: If the folder has none of the set's layouts, or these files cannot be cut as is asked for;
+            says where the files are to be had.
     """
     globs = [{str(split): glob for split, glob in layout.files.items()} for layout in entry.layouts]
     number, files = matching(folder, globs, entry.get)
-    return files, dataset.columns or entry.layouts[number].columns
-
-
-def expected_rows(dataset: CatalogueDataset, choice: Choice) -> Rows | None:
-    """Return how many rows the splits should have, None if it is not known."""
-    entry, cut = choice
-    if cut is not None:
-        return cut.rows
-    is_from_hub = dataset.path is None and entry.hub is not None
-    return (entry.hub.rows if is_from_hub and entry.hub else None) or entry.rows
+    layout = entry.layouts[number]
+    if layout.cuts is not None and dataset.split not in layout.cuts:
+        raise DataError(
+            f"fetch.dataset.split: {dataset.split} cannot be told from {folder}/{globs[number].get(ALL)}, "
+            f"which allows {' and '.join(layout.cuts)}: it lacks the ids, or the rows between. "
+            f"For {dataset.split} bring the original. {entry.get}"
+        )
+    return Found(files, dataset.columns or layout.columns, layout.rows or entry.rows)
 
 
 def catalogue_identity(dataset: CatalogueDataset, choice: Choice) -> JSON:

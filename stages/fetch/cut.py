@@ -35,22 +35,25 @@ def by_document(derive: Derive) -> Assign:
 
     A document's words, case folded and without punctuation and blanks, are hashed with the seed (SHA-256) to
     a number uniform in [0, 1): below `test` is test, below `test` + `valid` validation. What clean takes for
-    equal without rules is equal here; documents that its rules make equal, as one with a dateline and one
-    without, may be in two splits, and clean reports such leaks. Of a document without words the characters
-    count, normalised. Rows that could not be read are left in train.
+    equal without rules, in any Unicode form, is equal here; documents that its rules make equal, as one with
+    a dateline and one without, may be in two splits, and clean reports such leaks. Of a document without
+    words the characters count, normalised. Rows that could not be read are left in train.
     """
 
     def assign(_: int, row: RawRow) -> str:
         if row.fault:
             return "train"
-        words = "".join(_WORDS.findall(_folded(row.document)))
-        content = words or normalize(row.document, "NFKC")
-        place = _hash64(f"{derive.seed}\0{content}") / 2**64
+        place = _hash64(f"{derive.seed}\0{content_of(row.document)}") / 2**64
         if place < derive.test:
             return "test"
         return "valid" if place < derive.test + derive.valid else "train"
 
     return assign
+
+
+def content_of(document: str) -> str:
+    """Return what a document is known by: its words without case, or if it has none its characters."""
+    return "".join(_WORDS.findall(_folded(document))) or normalize(document, "NFKC")
 
 
 def by_order(rows: Iterable[RawRow], cut: Cut, is_member: Callable[[RawRow], bool]) -> Assign:
@@ -144,7 +147,9 @@ def by_ids(split_of: Mapping[str, str], is_member: Callable[[RawRow], bool]) -> 
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text).casefold())
+    """Fold case and compatibility forms: Unicode's compatibility caseless match (D146 of its chapter 3)."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text).casefold())
+    return unicodedata.normalize("NFKC", folded.casefold())
 
 
 def _hash64(text: str) -> int:

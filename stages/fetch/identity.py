@@ -75,7 +75,7 @@ def _dataset_identity(config: FetchConfig, hash_file: HashFile) -> JSON:
     choice = choose(dataset)
     payload = catalogue_identity(dataset, choice)
     if dataset.path is not None:
-        files, _ = files_in(dataset.path, dataset, choice.entry)
+        files = files_in(dataset.path, dataset, choice.entry).files
         payload["path"] = _contents(files, hash_file)
     if dataset.split_ids is not None:
         if not dataset.split_ids.is_file():

@@ -18,7 +18,8 @@ ALL = "all"
 Files = dict[str, list[Path]]
 """The files of each split, in order; or those of ALL."""
 
-_PART = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d).*")
+_PART = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d)(?:-\w+)?(.*)")
+"""A prefix, the number, how many there are, and what follows but for a tag, such as a checksum."""
 _NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
 
@@ -37,7 +38,7 @@ def local_files(dataset: LocalDataset) -> Files:
         split: expand(dataset.path, pattern, f"fetch.dataset.files.{split}")
         for split, pattern in patterns.items()
     }
-    return _disjoint(files)
+    return _disjoint(files, "fetch.dataset.files")
 
 
 def split_files(folder: Path) -> Files:
@@ -47,7 +48,8 @@ def split_files(folder: Path) -> Files:
     (train/, or train.parquet/ as Spark and Dask write it); `validation`, `val` and `dev` are names of valid.
 
     Raises:
-        DataError: If the folder or a split is missing or cannot be read, or a split is there twice.
+        DataError: If the folder or a split is missing or cannot be read, a split is there twice, or a file is
+            that of two splits.
     """
     with input_errors(folder, "fetch.dataset.path"):
         is_folder = folder.is_dir()
@@ -57,7 +59,7 @@ def split_files(folder: Path) -> Files:
             f"({KNOWN}), say in fetch.dataset.files where they are, or cut one source with "
             "fetch.dataset.derive"
         )
-    return {split: _named(folder, split) for split in SPLITS}
+    return _disjoint({split: _named(folder, split) for split in SPLITS}, "fetch.dataset.path")
 
 
 def _named(folder: Path, split: str) -> list[Path]:
@@ -84,7 +86,7 @@ def _named(folder: Path, split: str) -> list[Path]:
             "where it is"
         )
     files = [file for path in found[0] for file in expand(folder, path.name, field)]
-    _refuse_lost_parts(files, field)
+    _check_parts(files, field)
     return _checked(files)
 
 
@@ -99,7 +101,7 @@ def expand(folder: Path, name: str, field: str) -> list[Path]:
 
     Raises:
         DataError: If there are none; or one cannot be read, has an unknown or another format, or lacks its
-            partner; or, but for the name of one file, if one of numbered parts is not there.
+            partner; or, but for the name of one file, if one of numbered parts is not there, or there twice.
     """
     path = folder / name
     with input_errors(path, field):
@@ -123,7 +125,7 @@ def expand(folder: Path, name: str, field: str) -> list[Path]:
             f"{field}: the format of {unknown[0]} is not known from its name; known: {KNOWN}"
         )
     if found != [path]:  # the name of one part says that it alone is meant
-        _refuse_lost_parts(found, field)
+        _check_parts(found, field)
     return _checked(sorted(found))
 
 
@@ -150,8 +152,17 @@ def _refuse_unreadable(paths: Iterable[Path], field: str) -> None:
             )
 
 
-def _refuse_lost_parts(paths: Iterable[Path], field: str) -> None:
-    """Refuse parts `..-00001-of-00003..` if one of their number is not in their folder."""
+def _check_parts(paths: Iterable[Path], field: str) -> None:
+    """Refuse parts `..-00001-of-00003..` if one of their number is not in their folder, or comes twice."""
+    numbered: dict[tuple[Path | str, ...], Path] = {}
+    for path in sorted(paths):
+        if part := _PART.fullmatch(path.name):
+            one = numbered.setdefault((path.parent, *part.groups()), path)
+            if one != path:
+                raise DataError(
+                    f"{field}: {one} and {path.name}: part {int(part[2])} of {int(part[3])} is there twice, "
+                    "so that its rows would be; take one out, or name the files in fetch.dataset.files"
+                )
 
     def parts(names: Iterable[Path]) -> dict[tuple[Path, str, str], set[int]]:
         found: dict[tuple[Path, str, str], set[int]] = {}
@@ -227,14 +238,15 @@ def _checked(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _disjoint(files: Files) -> Files:
+def _disjoint(files: Files, field: str) -> Files:
     owner: dict[Path, str] = {}
     for split, paths in files.items():
         for path in paths:
             other = owner.setdefault(path.resolve(), split)
             if other != split:
+                linked = f", as {path.resolve()}," if path.is_symlink() else ""
                 raise DataError(
-                    f"fetch.dataset.files: {path} belongs to {other} and to {split}; a row may be in one"
+                    f"{field}: {path}{linked} belongs to {other} and to {split}; a row may be in one"
                 )
     return files
 
@@ -253,12 +265,15 @@ def matching(folder: Path, layouts: Sequence[dict[str, str]], help_: str) -> tup
     field = "fetch.dataset.path"
     with input_errors(folder, field):
         is_file, is_folder = folder.is_file(), folder.is_dir()
+        whole = [number for number, layout in enumerate(layouts) if set(layout) == {ALL}]
+        if is_file and whole:
+            named = (n for n in whole if Path(folder.name).match(Path(layouts[n][ALL]).name))
+            number = next(named, whole[0])
+            return number, {ALL: expand(folder.parent, folder.name, field)}
         for number, layout in enumerate(layouts):
-            if is_file and set(layout) == {ALL}:
-                return number, {ALL: expand(folder.parent, folder.name, field)}
             if all(_globbed(folder, pattern, field) for pattern in layout.values()):
                 found = {split: expand(folder, glob, field) for split, glob in layout.items()}
-                return number, found
+                return number, _disjoint(found, field)
     what = "has none of the layouts" if is_folder else "is not there, or has not the layout"
     expected = "; or ".join(", ".join(_sorted_globs(layout)) for layout in layouts)
     raise DataError(f"fetch.dataset.path: {folder} {what} of this set: {expected}. {help_}")

@@ -124,19 +124,24 @@ def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Ite
     csv.field_size_limit(how.max_line_bytes)
     faults: list[str] = []
     header: list[str] = []
+    lines = 0
     alike = 0  # lines of a record that have the header's number of fields, each taken alone
+    quotes = 0  # those of a record
 
     def texts() -> Iterator[str]:
-        nonlocal alike
+        nonlocal lines, alike, quotes
         for line in text_lines(path, codec, how.max_line_bytes):
+            lines += 1
             alike += line.text.count(delimiter) + 1 == len(header)
+            quotes += line.text.count('"')
             if line.fault:
                 faults.append(line.fault)
             yield line.text
 
     has_quotes = how.quoting != "none"
+    unread = texts()
     reader = csv.reader(
-        texts(),
+        unread,
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
         strict=True,
@@ -151,22 +156,25 @@ def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Ite
         raise DataError(f"{path}: the header gives a column twice: {', '.join(header)}")
     while True:
         faults.clear()
-        number, row, alike = reader.line_num + 1, [], 0
+        number, row, alike, quotes = lines + 1, [], 0, 0
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             faults.append(f"is not valid CSV ({error}){_NO_QUOTES if has_quotes else ''}")
+            if has_quotes and "field larger" in str(error):
+                # The reader forgets that it is within quotes: the rest of the text is no row of its own.
+                while quotes % 2 and next(unread, None) is not None:
+                    pass
         if row and len(row) != len(header):
             faults.append(
                 f"has another number of fields ({len(row)}) than the header ({len(header)})"
             )
         elif delimiter == "\t" and how.quoting is None and alike > 1:
             faults.append(f"looks like several rows{_NO_QUOTES}, and if it is one row, quoting=csv")
-        if faults and reader.line_num > number:
-            lines = f"lines {number} to {reader.line_num}"
-            faults[0] += f"; {lines} are one record, by their double quotes"
+        if faults and lines > number:
+            faults[0] += f"; lines {number} to {lines} are one record, by their double quotes"
         if faults:
             yield number, {}, faults[0]
         elif row:

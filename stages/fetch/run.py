@@ -84,7 +84,7 @@ def _counted(folder: Path, source: Source, split: str, context: StageContext) ->
         shutil.rmtree(folder)
         what = f"has no row that can be read; the first is {first}" if count else "is empty"
         raise DataError(f"the {split} split {what}: fetch needs at least one row in each split")
-    expected = source.expected.get(split, count)
+    expected = source.expected().get(split, count)
     if count != expected:
         told = f"the {split} split has {count:,} rows, the catalogue says {expected:,}"
         if source.check_rows:

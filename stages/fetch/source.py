@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.stage import Metrics, StageContext
-from stages.fetch.catalogue import Choice, choose, expected_rows, files_in
+from stages.fetch.catalogue import Choice, choose, files_in
 from stages.fetch.config import (
     CatalogueDataset,
     Columns,
@@ -41,8 +41,8 @@ class Source(NamedTuple):
     rows: Rows
     facts: Metrics
     """What set it is, and how it is cut: figures compare only where both are the same."""
-    expected: dict[str, int]
-    """Rows of a split, where they are known."""
+    expected: Callable[[], dict[str, int]]
+    """Rows of a split, where they are known; asked for once its files are there."""
     check_rows: bool
     """Whether another number is an error."""
 
@@ -62,7 +62,7 @@ def source_of(dataset: Dataset, context: StageContext) -> Source:
 
 
 def _plain(rows: Rows, name: str, split_choice: str) -> Source:
-    return Source(rows, {"dataset": name, "split_choice": split_choice}, {}, check_rows=False)
+    return Source(rows, {"dataset": name, "split_choice": split_choice}, dict, check_rows=False)
 
 
 def _demo(dataset: DemoDataset, seed: int) -> Rows:
@@ -127,12 +127,10 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
     found = functools.cache(lambda: files_in(_folder(dataset, choice, context), dataset, entry))
 
     def published(split: str) -> Iterator[RawRow]:
-        files, columns = found()
-        return _read(files[split], split, columns, dataset)
+        return _read(found().files[split], split, found().columns, dataset)
 
     def every() -> Iterator[RawRow]:
-        files, columns = found()
-        return _read(files[ALL], "row", columns, dataset)
+        return _read(found().files[ALL], "row", found().columns, dataset)
 
     def is_member(row: RawRow) -> bool:
         return not entry.both_texts or bool(row.document.strip() and row.summary.strip())
@@ -148,7 +146,9 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
     def why_left_out(row: RawRow) -> str:
         return "its id is in no list" if is_member(row) else "has no document or no summary"
 
-    expected = expected_rows(dataset, choice)
+    def expected() -> dict[str, int]:
+        return dict((cut.rows if cut else found().rows) or ())
+
     facts: Metrics = {
         "dataset": dataset.name,
         "split_choice": dataset.split or "published",
@@ -159,7 +159,7 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
     return Source(
         _cut(every, assign, context, why_left_out) if cut else published,
         facts,
-        dict(expected) if expected else {},
+        expected,
         dataset.check_rows,
     )
 

@@ -57,6 +57,7 @@ CASES = {
         ("-LSB- sic -RSB-", "[ sic ]"),
         ("-lcb- a -rcb-", "{ a }"),
     ],
+    "gigaword_digits": [("in 1998 , 1,234.5 of a3", "in #### , #,###.# of a#")],
     "html_entities": [
         ("Q&amp;A", "Q&A"),
         ("a &lt; b &gt; c", "a < b > c"),
@@ -120,6 +121,7 @@ LEFT_ALONE = {
     "join_lines": ["One line."],
     "gigaword_unk": ["chunk of UNKNOWN <unknown>", "unk"],
     "gigaword_brackets": ["x-lrb-y", "-lrb", "lrb -xrb-"],
+    "gigaword_digits": ["## percent", "x\u00b2 \u2460"],
     "html_entities": ["AT&T; &copy=1 &nosuch; &;", "&#99999999;", "a & b"],
     "reddit_markdown": [
         "2 * 3 * 4 and snake_case_name and x^2",
@@ -232,6 +234,7 @@ MARKS = {
     "join_lines": ["\n", " ", "a"],
     "gigaword_unk": ["<unk>", "[unk]", "<un", "k>", "UNK", " ", "[", "]"],
     "gigaword_brackets": ["-lrb-", "-rsb-", "-", "lrb", " ", "\n"],
+    "gigaword_digits": ["1", "#", ",", " ", "a"],
     "html_entities": ["&", "amp;", "amp", ";", "#38;", "#x26;", "lt;", "#", "39", "a", "&amp;"],
     "reddit_markdown": [
         *("*", "**", "_", "~~", "`", "[", "](", ")", "](u)", "(", "!", "^", "\\", ">!", "!<"),

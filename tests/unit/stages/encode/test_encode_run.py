@@ -259,6 +259,16 @@ def test_whole_sentences_are_kept_as_far_as_they_fit(tokenizer: PreTrainedTokeni
     assert tokenize(tokenizer, [SENTENCES], len(whole), rules("sentences")) == [Tokens(whole, 0)]
 
 
+@pytest.mark.parametrize("before", ["\n", "\n \n", " \n"])
+def test_line_breaks_before_the_first_word_end_no_sentence(
+    before: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    text = before + "the mayor opened the new bridge and then " * 4
+    (whole,) = token_ids(tokenizer, [text])
+    (found,) = tokenize(tokenizer, [text], 12, rules("sentences"))
+    assert found == Tokens([*whole[:11], whole[-1]], len(whole) - 12)
+
+
 def test_whole_sentences_of_real_documents_are_their_own_tokens(tmp_path: Path) -> None:
     """What is kept is what the tokenizer makes of the kept text alone, and the next sentence does not fit."""
     data = os.environ.get("SUMPIPE_TEST_DATA")
@@ -319,6 +329,20 @@ def test_the_decoder_reads_the_target_shifted_behind_the_end_token(
         shifted = [2, *target[:-1].tolist()]
         assert batch.decoder_ids_BT[number, : len(target)].tolist() == shifted
         assert batch.target_ids_BT[number, : len(target)].tolist() == target.tolist()
+
+
+@pytest.mark.parametrize("start", [0, None])
+def test_a_decoder_that_begins_otherwise_is_refused(
+    start: int | None, tmp_path: Path, model: Path
+) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "model"))
+    settings = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    settings["decoder_start_token_id"] = start
+    (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=rf"has decoder_start_token_id {start}; expected 2, .* </s>"
+    ):
+        encode.run(limits(), new_context(tmp_path / "run", other))
 
 
 def test_a_tokenizer_that_is_not_barts_is_refused(tmp_path: Path, model: Path) -> None:

@@ -110,8 +110,30 @@ def test_a_bad_csv_record_ends_it_or_is_recorded(
     assert [row.id for row in found if not row.fault] == ["a", "c"]
     faults = [row for row in found if row.fault]
     assert told in faults[0].fault and faults[0].origin == f"train.csv:{bad_at}"
-    if "field larger" not in told:  # what is left of that one is read as rows of its own, bad ones
-        assert len(faults) == 1
+    assert len(faults) == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'fake1,fake2,s\nfake3,fake4,s\nend",s\n',
+        b'fake1,fake2,s\nend","s,\nfake3,fake4,s\n"\n',
+        b'an ""inner"" quote,s,s\n"",fake,s\n""",s\n',
+        b'said ""so"".",s\n',
+    ],
+)
+@pytest.mark.parametrize("packs", [1, 5])
+def test_what_is_left_of_a_text_over_the_limit_is_no_row(
+    rest: bytes, packs: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.csv"
+    text = b'a,d,s\nb,"' + (b"x" * 900 + b"\n") * (1 + packs) + rest
+    path.write_bytes(b"id,document,summary\n" + text + b"c,d,s\n")
+    good, bad, last = read(path)
+    assert (good.id, last.id) == ("a", "c") and not last.fault
+    lines = 1 + text.count(b"\n")
+    assert bad.fault.endswith(f"lines 3 to {lines} are one record, by their double quotes")
+    assert last.origin == f"train.csv:{lines + 1}"
 
 
 @pytest.mark.parametrize(

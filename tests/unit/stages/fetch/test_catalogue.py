@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -24,7 +21,16 @@ from stages.fetch.config import CatalogueDataset, FetchConfig
 from stages.fetch.identity import identity
 from stages.fetch.source import Source, source_of
 from stages.schema import SPLITS, RawRow
+from tests.launching import CHECKOUT
 from tests.unit.stages.fetch.contexts import new_context
+from tests.unit.stages.fetch.published import (
+    WHOLE,
+    WRITERS,
+    parquet,
+    reddit_tifu,
+    reddit_tifu_parquet,
+    texts,
+)
 
 ENTRIES = catalogue.load(catalogue.packaged())
 
@@ -126,19 +132,35 @@ def test_a_catalogue_of_one_s_own_is_read(tmp_path: Path) -> None:
         source(tmp_path, "mine", catalogue=path)
 
 
+def test_the_readme_s_entry_is_one(tmp_path: Path) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall("```yaml\n(my_set:.*?)```", readme, re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(block, encoding="utf-8")
+    row = gzip.compress(b'{"text": "d", "minutes": "s", "key": "1"}\n')
+    for name in ("train-1", "dev", "test"):
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(row)
+    found = source(tmp_path, "my_set", catalogue=path, path=tmp_path)
+    assert found.expected() == {"train": 9000, "valid": 500, "test": 500}
+    assert rows_of(found)["valid"] == [RawRow("1", "d", "s", "dev.jsonl.gz:1")]
+
+
 def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
     bad_cut = {"by": "row_order", "valid_from": 90, "test_from": 80, "about": "x"}
+    good_cut = {**bad_cut, "test_from": 95}
     path = write_catalogue(
         tmp_path / "mine.yaml",
         one=own(rows={"train": 0, "valid": 1, "test": 1}, licens="x"),
         two=own(cuts={"mine": bad_cut}, evaluation={"rouge_l": "L"}),
         three=own(layouts=[{"files": {"train": "a", "test": "b"}}]),
         four=own(layouts=[{"files": {"all": "a"}}]),
+        five=own(both_texts=True),
+        six=own(layouts=[{"files": {"all": "a"}, "cuts": ["x"]}], cuts={"y": good_cut}),
     )
     with pytest.raises(ConfigError) as caught:
         catalogue.load(path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path}: 8 mistakes"
+    assert lines[0] == f"{path}: 10 mistakes"
     for told in (
         "one.rows.train: ",
         "one.licens: ",
@@ -148,6 +170,8 @@ def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
         "two.evaluation.limits: ",
         "three.layouts.0: files: give train, valid and test, or all",
         "four: cuts: are for sets",
+        "five: both_texts: is for sets that are cut",
+        "six: layouts: cuts: x is not among the set's cuts",
     ):
         assert sum(told in line for line in lines) == 1, told
 
@@ -159,82 +183,12 @@ def test_a_catalogue_that_is_gone_is_told(tmp_path: Path) -> None:
 
 # --- each set as it is published ---
 
-SIZES = {"train": 6, "valid": 3, "test": 2}
-Texts = dict[str, list[tuple[str, str]]]
-
-
-def texts() -> Texts:
-    return {
-        split: [
-            (f"{split} text {number}\n.", f"short {number} .\nmore .") for number in range(count)
-        ]
-        for split, count in SIZES.items()
-    }
-
-
-def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def cnn_dailymail(folder: Path, rows: Texts) -> None:
-    """abisee/cnn_dailymail at 96df5e6: a folder a version, training in three files."""
-    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
-        table = [
-            {"article": document, "highlights": summary, "id": f"{split}{number:040x}"}
-            for number, (document, summary) in enumerate(rows[split])
-        ]
-        parts = 3 if split == "train" else 1
-        for part in range(parts):
-            size = len(table) // parts
-            end = f"{part:05d}-of-{parts:05d}.parquet"
-            parquet(folder / "3.0.0" / f"{name}-{end}", table[part * size : (part + 1) * size])
-    parquet(folder / "1.0.0" / "train-00000-of-00001.parquet", [{"article": "old"}])
-
-
-def gigaword(folder: Path, rows: Texts) -> None:
-    """UniLM's ggw_data: org_data beside data cut for BERT."""
-    for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True):
-        for column, end in enumerate(("src", "tgt")):
-            lines = [pair[column].replace("\n", " ") + "\n" for pair in rows[split]]
-            for place in ("org_data", "unilm_tokenized"):
-                path = folder / "ggw_data" / place / f"{name}.{end}.txt"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(lines), encoding="utf-8")
-
-
-def xsum(folder: Path, rows: Texts) -> None:
-    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
-        table = [
-            {"document": document, "summary": summary, "id": f"{split}{number}"}
-            for number, (document, summary) in enumerate(rows[split])
-        ]
-        parquet(folder / "default" / f"xsum-{name}.parquet", table)
-
-
-def samsum(folder: Path, rows: Texts) -> None:
-    folder.mkdir(parents=True)
-    for split, name in zip(SPLITS, ("train", "validation", "test"), strict=True):
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "dialogue", "summary"])
-            for number, (document, summary) in enumerate(rows[split]):
-                writer.writerow([f"{split}{number}", document.replace("\n", "\r\n"), summary])
-
-
-WRITERS: dict[str, Callable[[Path, Texts], None]] = {
-    "cnn_dailymail": cnn_dailymail,
-    "gigaword": gigaword,
-    "xsum": xsum,
-    "samsum": samsum,
-}
-
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_published_layout_is_read_to_the_row(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     WRITERS[name](folder, texts())
-    found = rows_of(source(tmp_path, name, path=folder))
+    found = rows_of(source(tmp_path, name.partition(":")[0], path=folder))
     end = "\r\n" if name == "samsum" else " " if name == "gigaword" else "\n"
     summary_end = " " if name == "gigaword" else "\n"
     for split, expected in texts().items():
@@ -246,7 +200,7 @@ def test_a_published_layout_is_read_to_the_row(name: str, tmp_path: Path) -> Non
         assert len({row.id for row in found[split]}) == len({row.origin for row in found[split]})
 
 
-@pytest.mark.parametrize("name", [*WRITERS, "reddit_tifu_long"])
+@pytest.mark.parametrize("name", ENTRIES)
 def test_a_folder_of_another_layout_says_where_the_files_are(name: str, tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("x")
     more = {"split": "pegasus"} if name.startswith("reddit") else {}
@@ -264,43 +218,9 @@ def test_other_columns_may_be_named(tmp_path: Path) -> None:
     assert found["test"] == [RawRow("test-0000000", "d", "s", "test-0.parquet:1")]
 
 
-def post(number: int, **changed: Any) -> dict[str, Any]:
-    """A post with all keys of the original file (tensorflow/datasets, reddit_tifu.py at 0056b63)."""
-    return {
-        "title_tokenized": ["tifu"],
-        "permalink": f"/r/tifu/{number}",
-        "title": "TIFU",
-        "url": "https://example.org",
-        "num_comments": 1.0,
-        "tldr": f"short {number}",
-        "created_utc": 1.0,
-        "trimmed_title_tokenized": ["tifu"],
-        "ups": 3.0,
-        "selftext_html": "<p>",
-        "score": 3.0,
-        "upvote_ratio": 0.9,
-        "tldr_tokenized": ["short"],
-        "selftext": f"text {number} TL;DR short {number}",
-        "trimmed_title": "t",
-        "selftext_without_tldr_tokenized": ["text"],
-        "id": f"p{number}",
-        "selftext_without_tldr": f"text {number}",
-    } | changed
-
-
-POSTS = [post(number, **({"tldr": None} if number % 3 == 1 else {})) for number in range(100)]
-POSTS[9]["selftext_without_tldr"] = " \n"
-WHOLE = [number for number in range(100) if number % 3 != 1 and number != 9]
-"""Posts with a text and a TL;DR: 66."""
-
-
 @pytest.fixture
 def tifu(tmp_path: Path) -> Path:
-    text = "".join(json.dumps(one) + "\n" for one in POSTS)
-    path = tmp_path / "data" / "tifu_all_tokenized_and_filtered.json.gz"
-    path.parent.mkdir()
-    path.write_bytes(gzip.compress(text.encode()))
-    return path
+    return reddit_tifu(tmp_path)
 
 
 def ids(rows: list[RawRow]) -> list[int]:
@@ -363,7 +283,36 @@ def test_reddit_by_published_ids(
     assert left_out["reason"][1:3] == ["has no document or no summary", "its id is in no list"]
     assert not list((tmp_path / "work").glob(".*.tmp"))
     assert found.facts["split_choice"] == "pegasus_ids"
-    assert found.expected == {"train": 33_711, "valid": 4_214, "test": 4_214}
+    assert found.expected() == {"train": 33_711, "valid": 4_214, "test": 4_214}
+
+
+def test_reddit_of_the_parquet_conversion_is_cut_in_its_order_alone(tmp_path: Path) -> None:
+    """It has neither ids nor the posts between, by which the other ways go: they would be other splits."""
+    folder = reddit_tifu_parquet(tmp_path / "branch")
+    for path in (folder, folder / "long"):
+        found = source(tmp_path, "reddit_tifu_long", path=path, split="hub_order")
+        rows = rows_of(found)
+        documents = [row.document for split in SPLITS for row in rows[split]]
+        assert documents == [f"text {number}" for number in WHOLE]
+        assert [len(rows[split]) for split in SPLITS] == [53, 6, 7]
+    part = folder / "long" / "train" / "0000.parquet"
+    whole = rows_of(source(tmp_path, "reddit_tifu_long", path=part, split="hub_order"))
+    assert sum(map(len, whole.values())) == 33
+    for split, more in (("pegasus", {}), ("random_95_5", {}), ("pegasus_ids", {"split_ids": part})):
+        with pytest.raises(DataError, match=f"split: {split} cannot be told .* allows hub_order"):
+            rows_of(source(tmp_path, "reddit_tifu_long", path=folder, split=split, **more))
+
+
+def test_rows_are_counted_as_the_layout_has_them(tmp_path: Path) -> None:
+    """The Hub's SAMSum lacks a dialogue without text, wherever its files lie; corpus.7z has it."""
+    WRITERS["samsum"](tmp_path / "csv", texts())
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"id": "1", "dialogue": "d", "summary": "s"}\n')
+    counts = [
+        source(tmp_path, "samsum", path=path).expected()["train"]
+        for path in (tmp_path / "csv", tmp_path)
+    ]
+    assert counts == [14_731, 14_732]
 
 
 # --- identity ---

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import DataError
+from stages.clean.words import words_of
 from stages.fetch.catalogue import Cut
 from stages.fetch.config import Derive
-from stages.fetch.cut import by_document, by_ids, by_order, listed_ids, tfds_key
+from stages.fetch.cut import by_document, by_ids, by_order, content_of, listed_ids, tfds_key
+from stages.normalize import normalize
 from stages.schema import RawRow
 
 
@@ -102,6 +104,17 @@ def test_equal_words_are_in_one_split() -> None:
             f"\u201c{text.replace(' ', ', ')}!\u201d ",
         ]
         assert len({assign(n, row(n, variant)) for n, variant in enumerate(variants)}) == 1
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+def test_what_clean_takes_for_equal_is_one_document(form: Any) -> None:
+    """Each letter and digit of Unicode: mathematical capitals, circled ones and units among them."""
+    contents: dict[tuple[str, ...], set[str]] = {}
+    for char in filter(str.isalnum, map(chr, range(0x110000))):
+        words = tuple(words_of(normalize(char, form)))
+        contents.setdefault(words, set()).add(content_of(char))
+    contents.pop((), None)  # without words, to clean: its characters count
+    assert not [words for words, known in contents.items() if len(known) > 1]
 
 
 def test_shares_are_about_those_asked_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import validate
 from pipeline.errors import ConfigError, DataError
 from stages.fetch.config import FetchConfig, LocalDataset
-from stages.fetch.layout import local_files, passed_over, split_files
+from stages.fetch.layout import local_files, matching, passed_over, split_files
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -199,6 +199,38 @@ def test_lost_parts_are_told(
             found(tmp_path, **files)
     else:
         assert found(tmp_path, **files)["train"]
+
+
+@pytest.mark.parametrize("how", ["named", "folder", "glob"])
+def test_a_part_that_is_there_twice_is_refused(how: str, tmp_path: Path) -> None:
+    """As a second download under another checksum leaves it: the rows would be there twice."""
+    below = "p/" if how == "folder" else ""
+    touch(
+        tmp_path,
+        "valid.csv",
+        "test.csv",
+        *(f"{below}train-00001-of-00001-{tag}.jsonl" for tag in "ab"),
+    )
+    train = {"folder": "p", "glob": "train-*"}.get(how)
+    files = {"files": {"train": train, "valid": "valid.csv", "test": "test.csv"}} if train else {}
+    with pytest.raises(DataError, match=r"-a\.jsonl and .*-b\.jsonl: part 1 of 1 is there twice"):
+        found(tmp_path, **files)
+
+
+def test_parts_of_two_kinds_are_not_the_same_part(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"rows/{n}-of-2.{kind}.jsonl" for n in (1, 2) for kind in ("news", "blogs")))
+    assert len(found(tmp_path / "rows", derive={"valid": 0.1, "test": 0.1})["all"]) == 4
+
+
+def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "train.jsonl", "test.jsonl")
+    (tmp_path / "valid.jsonl").symlink_to("train.jsonl")
+    told = r"dataset\.path: .*valid\.jsonl, as .*train\.jsonl, belongs to train and to valid"
+    with pytest.raises(DataError, match=told):
+        found(tmp_path)
+    (tmp_path / "dev.jsonl").symlink_to("train.jsonl")
+    with pytest.raises(DataError, match=r"dev\.jsonl, as .* belongs to train and to valid"):
+        matching(tmp_path, [{"train": "train.*", "valid": "dev.*", "test": "test.*"}], "")
 
 
 @pytest.mark.parametrize(
