@@ -64,10 +64,13 @@ def disturb_training(
     return time.monotonic() - started, runs.lost_updates(run_dir) - lost
 
 
-def as_undisturbed(cluster: Cluster, run_dir: Path, undisturbed: Undisturbed) -> None:
-    """Wait for the trained weights and compare; what follows depends on their bytes alone."""
-    runs.finish(cluster, run_dir, "finetune")
-    assert runs.made(run_dir, "finetune") == runs.made(undisturbed(), "finetune")
+def as_undisturbed(
+    cluster: Cluster, run_dir: Path, undisturbed: Undisturbed, last: str = "report"
+) -> None:
+    """Wait for the jobs up to a stage's, and compare what they made."""
+    runs.finish(cluster, run_dir, last)
+    stages = runs.STAGE_NAMES[: runs.STAGE_NAMES.index(last) + 1]
+    assert runs.made(run_dir, *stages) == runs.made(undisturbed(), *stages)
     assert losses(run_dir) == losses(undisturbed())
 
 

@@ -109,7 +109,7 @@ def test_a_lost_node_in_training_is_done_without(
     )
     tell("a node is lost in training, submitted again with half the ranks", seconds, lost)
     assert lost <= runs.CHECKPOINT_EVERY
-    runs.finish(patient, run_dir, "generate")
+    runs.finish(patient, run_dir)
     assert rows(run_dir) == rows(reference())
     pairs = zip(losses(run_dir), losses(reference()), strict=True)
     assert max(abs(mine - other) for mine, other in pairs) <= OTHER_RANKS

@@ -1,8 +1,8 @@
 """Runs that lose time and a node, or begin in other ways, on a real Slurm, and end as if nothing had been.
 
-All but the first start from what a run on this host alone had made before the stage that is disturbed. For
-every fault the updates done twice and the seconds from it to the first new update or shard are printed,
-where pytest runs without workers (-n 0).
+All but the first and the last start from what a run on this host alone had made before the stage that is
+disturbed. For every fault the updates done twice and the seconds from it to the first new update or shard
+are printed, where pytest runs without workers (-n 0).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_a_whole_run_loses_time_in_training_and_time_and_a_node_in_generation(
         assert has_restarted(count)(patient.job(job)), patient.output(job)
     codes = [verdict["code"] for verdict in ledger.verdicts(RunDir(run_dir))]
     assert codes == [75, 75, 75]
-    as_undisturbed(patient, run_dir, reference)
+    as_undisturbed(patient, run_dir, reference, last="finetune")
     disturb_generation(patient, run_dir, tell)
     runs.finish(patient, run_dir)
     assert runs.made(run_dir) == runs.made(reference())
@@ -141,12 +141,11 @@ def test_a_task_that_is_signalled_before_python_listens_has_not_failed(
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), patient.report(ended)
 
 
-def test_one_launcher_per_node_gives_the_same_bytes(
+def test_a_whole_run_by_one_launcher_per_node_has_the_same_bytes(
     patient: Cluster, reference: Undisturbed, tmp_path: Path
 ) -> None:
-    run_dir = runs.before("finetune", reference(), tmp_path / "run")
+    run_dir = tmp_path / "run"
     runs.submit(patient, run_dir, env={"SUMPIPE_LAUNCHER": "deepspeed"})
-    as_undisturbed(patient, run_dir, reference)
     runs.finish(patient, run_dir)
     assert runs.made(run_dir) == runs.made(reference())
     log = (run_dir / "logs" / "slurm").glob("*.hosts")
