@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from tests.launching import kill_tree, start
 from tests.slurm.cluster import Cluster, missing
 from tests.slurm.faults import PATIENT, Tell
-from tests.slurm.runs import RANKS, RECIPE
+from tests.slurm.runs import RANKS, RECIPE, STAGE_NAMES
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,18 +62,31 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
-    """The recipe of runs.py, undisturbed, on this host alone; to call it is to wait for its end."""
-    run_dir = tmp_path_factory.mktemp("reference") / "run"
-    process = start("run", *RECIPE, "--run-dir", run_dir, "--processes", str(RANKS))
+    """The recipe of runs.py, undisturbed, on this host alone; to call it is to wait for its end.
+
+    pytest's workers share one: who makes the folder starts it.
+    """
+    common = tmp_path_factory.getbasetemp()
+    folder = (common.parent if os.environ.get("PYTEST_XDIST_WORKER") else common) / "reference"
+    process = None
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        command = ("run", *RECIPE, "--run-dir", folder / "run", "--processes", str(RANKS))
+        process = start(*command)
 
     def ended() -> Path:
-        if process.returncode is None:
-            output, _ = process.communicate(timeout=300)
+        if process is not None and process.returncode is None:
+            output, _ = process.communicate(timeout=600)
             assert process.returncode == 0, output
-        return run_dir
+        deadline = time.monotonic() + 600
+        while not (folder / "run" / STAGE_NAMES[-1]).is_dir():
+            assert time.monotonic() < deadline, f"{folder / 'run'}: its worker did not finish it"
+            time.sleep(0.1)
+        return folder / "run"
 
     yield ended
-    kill_tree(process)
+    if process is not None and process.returncode is None:
+        kill_tree(process)
 
 
 @pytest.fixture
