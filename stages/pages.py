@@ -167,6 +167,7 @@ def comparison_page(
     return render(
         "comparison.html.j2",
         heading=tables.heading(found),
+        rows=found.rows,
         charts=_charts(found, headline_l),
         systems=_with_corner(systems._replace(rows=means)),
         compares=profile_notes(found.profile, found.settings),

@@ -154,7 +154,12 @@ def _curves_chart(
 
 def training_words(facts: Facts) -> str:
     """Say of which pass the values of the training are."""
-    clean = "of the pass without noise, " if is_r3f(facts) else ""
+    clean = ""
+    if is_r3f(facts):
+        noise = facts.settings("finetune")["r3f"]["noise"]
+        clean = (
+            "of the first of both passes, " if noise == "none" else "of the pass without noise, "
+        )
     return (
         f"Training nll is measured while training, {clean}{dropout_words(facts)}; validation has neither "
         "noise nor dropout."

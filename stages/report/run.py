@@ -11,18 +11,20 @@ from stages.report.console import console_text
 from stages.report.facts import gather
 from stages.report.page import render_page
 
+_KEPT = "report keeps nothing of it and begins anew"
+
 
 def run(config: ReportConfig, context: StageContext) -> Metrics:
     """Write index.html (for people), README.md (a model card) and console.txt (last words of a run)."""
     run_dir = RunDir(context.work.parent)
     facts = gather(context.recipe_name, context.seed, run_dir, context.inputs, config)
-    context.stop.check()
+    context.stop.check(_KEPT)
     contents = {
         "index.html": render_page(facts),
         "README.md": model_card(facts),
         "console.txt": console_text(facts),
     }
-    context.stop.check()
+    context.stop.check(_KEPT)
     context.guard()
     for number, (name, text) in enumerate(contents.items(), 1):
         write_atomic(context.work / name, text)

@@ -58,6 +58,16 @@ def test_several_runs_are_compared(tmp_path: Path, sumpipe: CommandLine) -> None
     assert moved[:3] == ["test-5", "test-4", "test-3"], "those that moved most, the farthest first"
 
 
+def test_a_comparison_of_one_row_promises_no_interval(tmp_path: Path, sumpipe: CommandLine) -> None:
+    for name, rows in (("a", ROWS[:1]), ("b", ROWS_OF_HALF[:1])):
+        new_run(tmp_path / name, rows)
+    out = tmp_path / "page.html"
+    assert sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out).code == 0
+    page = out.read_text(encoding="utf-8")
+    assert "Figures of the one row" in page and "figures of one row and the change" in page
+    assert "with their intervals" not in page and "Intervals:" not in page
+
+
 @pytest.mark.parametrize(
     ("languages", "told"), [(("de", "de"), "de"), (("de", "fr"), ""), ((None, "de"), "")]
 )
