@@ -3,8 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
-# Three files of tests side by side, also on two cores, since many wait for processes and deadlines.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-slow check bench clean
 
@@ -21,11 +20,13 @@ setup: .venv/.installed ## make .venv and install everything into it
 demo: setup ## train and score a small summarizer on two processes, in a few minutes
 	@$(BIN)/sumpipe run demo --run-dir $(RUN_DIR) --processes 2
 
+# Files of tests side by side: three on two cores, since many wait for processes and deadlines; but two of
+# the slow ones, each of which starts up to five processes of its own.
 test: setup ## all tests but the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 3 -m "not slow"
 
 test-slow: setup ## kill matrices, fault drills, whole-corpus runs
-	$(PYTEST) -m slow
+	$(PYTEST) -n 2 -m slow
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .
