@@ -104,8 +104,8 @@ class Cache:
                 is_there = True
             except PermissionError as error:
                 _logger.warning(
-                    "cache: %s is there, but cannot be read (%s); its owner may remove it, or allow "
-                    "reading by chmod -R a+rX",
+                    "cache: %s cannot be read (%s), so nothing is kept; its owner may allow reading by "
+                    "chmod -R a+rX, or remove it",
                     final,
                     error,
                 )

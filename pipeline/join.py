@@ -20,7 +20,7 @@ from pipeline.lease import Silence
 from pipeline.log import Progress
 from pipeline.preemption import StopFlag
 from pipeline.provenance import conditions
-from pipeline.runner import HashCache, Session, conditions_file, stage_context
+from pipeline.runner import HashCache, Session, changed_conditions, conditions_file, stage_context
 from pipeline.shards import work_through
 from pipeline.stage import Execution, Recipe, Stage
 
@@ -109,26 +109,26 @@ def _help(
             break
         if not shards.missing():
             continue  # a step that is done; the next one may be wanted
-        _require_conditions(run_dir, stage.name, execution.threads)
+        _require_conditions(run_dir, stage, execution.threads)
         for done in work_through(shards, execution.processes, execution.threads, stop):
             _logger.info("%-8s %d/%d shards are done", stage.name, done, shards.count)
         has_helped = True
     return has_helped
 
 
-def _require_conditions(run_dir: RunDir, stage: str, threads: int) -> None:
+def _require_conditions(run_dir: RunDir, stage: Stage, threads: int) -> None:
     """Raise LaunchError unless shards come out here as they do where the run is held.
 
     Raises:
         WorkIsGone: If the one who holds the run has not said how it makes them.
     """
-    file = conditions_file(run_dir, stage)
+    file = conditions_file(run_dir, stage.name)
     try:
         theirs = read_json(file)
     except FileNotFoundError:
         raise WorkIsGone(f"{file}: is not there, so nobody can help yet") from None
-    if changes := diff(theirs, conditions(threads)):
+    if changes := changed_conditions(stage, theirs, conditions(threads)):
         raise LaunchError(
-            f"{run_dir.partial(stage)}: shards made here would differ ({'; '.join(changes[:3])}); help with "
-            "the same device, versions and SUMPIPE_THREADS as the process that holds the run"
+            f"{run_dir.partial(stage.name)}: shards made here would differ ({'; '.join(changes[:3])}); help "
+            "with the same device, versions and SUMPIPE_THREADS as the process that holds the run"
         )

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import sys
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from pipeline.errors import LaunchError
-from pipeline.workers import begin_worker, portable
+from pipeline.workers import begin_worker, portable, start
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _READ_AHEAD = 2
 """Items a process that are in work or wait for an earlier one."""
-_END_SECONDS = 5.0
+_END_SECONDS = 1.0
+"""How long a worker may take to notice that it is wanted no more; one that is busy does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def in_order(
     if processes == 1:
         yield from map(work, items)
         return
-    workers: list[SpawnProcess] = []
+    workers: dict[SpawnProcess, Connection] = {}
     idle: list[Connection] = []
     busy: dict[Connection, int] = {}
     ready: dict[int, Result | _Failure] = {}
@@ -66,7 +66,7 @@ def in_order(
             ):
                 if not idle:
                     worker, connection = _started(work, len(workers), threads)
-                    workers.append(worker)
+                    workers[worker] = connection
                     idle.append(connection)
                 number, item = following
                 _give(idle[-1], item)
@@ -90,7 +90,7 @@ def _started(work: object, number: int, threads: int) -> tuple[SpawnProcess, Con
     ours, theirs = multiprocessing.Pipe()
     arguments = (theirs, os.getpid(), threads, number)
     worker = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
-    worker.start()
+    start(worker)
     theirs.close()  # so that its death is the end of the connection
     _give(ours, work)
     return worker, ours
@@ -99,7 +99,6 @@ def _started(work: object, number: int, threads: int) -> tuple[SpawnProcess, Con
 def _serve(connection: Connection, parent: int, threads: int, number: int) -> None:
     """Work in a process of its own, until the parent ends it or dies."""
     begin_worker(parent, threads, number)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the parent's word; ends cleanly
     with contextlib.suppress(EOFError, ConnectionError):
         work = connection.recv()  # brings numeric libraries in: after the threads are limited
         while True:
@@ -132,10 +131,11 @@ def _death_told() -> Generator[None, None, None]:
         ) from error
 
 
-def _end(workers: Iterable[SpawnProcess]) -> None:
+def _end(workers: Mapping[SpawnProcess, Connection]) -> None:
+    for connection in workers.values():
+        connection.close()
+    deadline = time.monotonic() + _END_SECONDS
     for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(_END_SECONDS)
+        worker.join(max(deadline - time.monotonic(), 0))
         worker.kill()
         worker.join()

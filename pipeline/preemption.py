@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import threading
@@ -50,6 +51,12 @@ def spared_children() -> Iterator[None]:
         end.set()
 
 
+def _ignore_repeated() -> None:
+    """Keep the exit code: as Python ends it takes handlers away, and one more signal would be fatal."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopFlag:
     """Whether somebody asked this process to stop, and why."""
 
@@ -75,6 +82,7 @@ class StopFlag:
         """Let TERM, INT and USR2 set this flag; a second INT interrupts at once."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
+        atexit.register(_ignore_repeated)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.request(signal.Signals(number).name)

@@ -14,7 +14,7 @@ from pipeline import lease, provenance
 from pipeline.artifact import Artifact, RunDir
 from pipeline.cache import Cache, content_of, lineage_of
 from pipeline.config import JSON, diff, fingerprint
-from pipeline.distributed.world import World, job_id, job_restarts
+from pipeline.distributed.world import World, job_id, job_restarts, job_step
 from pipeline.errors import CorruptArtifact, DataError, PipelineError, Preempted, StaleArtifact
 from pipeline.files import probe_storage, read_json, sha256_file, write_json
 from pipeline.launch import launch_group
@@ -153,6 +153,13 @@ def conditions_file(run_dir: RunDir, stage: str) -> Path:
     return run_dir.logs(stage) / "conditions.json"
 
 
+def changed_conditions(stage: Stage, theirs: JSON, ours: JSON) -> list[str]:
+    """Return the differences between conditions that shards of this stage could show."""
+    if stage.resource == "cpu":  # another device or thread count gives the same bytes
+        theirs = {**theirs, "device": ours["device"], "threads": ours["threads"]}
+    return diff(theirs, ours)
+
+
 def _record_conditions(stage: Stage, session: Session) -> None:
     """Leave word of the device, versions and threads, for helpers and for whoever resumes the work.
 
@@ -169,9 +176,7 @@ def _record_conditions(stage: Stage, session: Session) -> None:
         except FileNotFoundError:
             _logger.warning("%s: is gone; %s counts as begun with these versions", file, partial)
             theirs = ours
-        if stage.resource == "cpu":  # another device or thread count gives the same bytes
-            theirs = {**theirs, "device": ours["device"], "threads": ours["threads"]}
-        if changes := diff(theirs, ours):
+        if changes := changed_conditions(stage, theirs, ours):
             raise StaleArtifact(
                 f"{partial}: was begun under other conditions ({'; '.join(changes[:4])}), and would be a "
                 f"mixture. Either put these back, or make it anew: --restart-from {stage.name}"
@@ -322,6 +327,7 @@ def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON |
         "reason": reason,
         "job": job_id(),
         "restart_count": job_restarts(),
+        "step": job_step(),
         "progress": progress,
         "utc": provenance.utc_now(),
     }
@@ -329,10 +335,10 @@ def record_preemption(run_dir: RunDir, stage: str, reason: str, progress: JSON |
 
 
 def is_preempted(run_dir: RunDir, stage: str) -> bool:
-    """Whether this very start of this job has left word that `stage` stopped; False outside a job."""
-    ours = {"stage": stage, "job": job_id(), "restart_count": job_restarts()}
-    if ours["job"] is None:
+    """Whether this very launch in a job has left word that `stage` stopped; False outside a job."""
+    if job_id() is None:
         return False
+    ours = {"stage": stage, "job": job_id(), "restart_count": job_restarts(), "step": job_step()}
     try:
         left: JSON = read_json(run_dir.preempted)
     except FileNotFoundError:

@@ -26,7 +26,7 @@ from pipeline.claim import LEASE_SECONDS, Claim
 from pipeline.errors import LaunchError, Preempted, WorkIsGone
 from pipeline.files import publish
 from pipeline.preemption import StopFlag
-from pipeline.workers import POLL_SECONDS, begin_worker, portable
+from pipeline.workers import POLL_SECONDS, begin_worker, portable, start, start_tracker
 
 _MOST_DEATHS = 6
 """Workers that may die with the same shard in hand."""
@@ -209,6 +209,7 @@ class _Crew:
     workers: list[tuple[SpawnProcess, Connection]] = field(init=False)
 
     def __post_init__(self) -> None:
+        start_tracker()  # else the event does
         self.stop = multiprocessing.get_context("spawn").Event()
         self.workers = [self.hire(number) for number in range(self.size)]
 
@@ -220,7 +221,7 @@ class _Crew:
         orders = _Orders(self.shards, missing, self.threads, number, os.getpid())
         ours, theirs = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_work, args=(orders, self.stop, theirs), daemon=True)
-        process.start()
+        start(process)
         theirs.close()
         return process, ours
 

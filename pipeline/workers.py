@@ -8,15 +8,30 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 from signal import SIG_IGN, signal
 
 from pipeline.distributed.world import limit_threads, use_one_gpu
 from pipeline.errors import PipelineError
-from pipeline.preemption import SIGNALS
+from pipeline.preemption import SIGNALS, spared_children
 
 POLL_SECONDS = 0.3
 _MOST_CHARACTERS = 8000
 """Of an error's text: a pipe holds that much without a reader."""
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's own helper, which counts semaphores, where no signal of a stop ends it."""
+    with spared_children():
+        resource_tracker.ensure_running()
+
+
+def start(worker: SpawnProcess) -> None:
+    """Start a worker that no signal of a stop ends, from its first moment: Slurm signals every process."""
+    start_tracker()  # now: it lets some signals through again when it has started
+    with spared_children():
+        worker.start()
 
 
 def begin_worker(

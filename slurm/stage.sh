@@ -52,8 +52,9 @@ read -ra extra <<<"${SUMPIPE_SRUN_OPTIONS:-}"
 one_a_task=(srun --kill-on-bad-exit=1 --ntasks="$tasks" --cpus-per-task="$cpus" "${extra[@]}"
   bash -c 'trap "" TERM USR2; exec "$0" -m "$@"' "$python")
 # The deepspeed launcher shows its ranks GPUs 0 to N-1, whichever ones Slurm gave to the node: so they are named.
+# To Slurm a node is one task then: ranks are told what is theirs.
 # shellcheck disable=SC2016 # the number of the node and its GPUs are known on the node
-on_node='trap "" TERM USR2; exec "$0" -m "$1" --node_rank "$SLURM_NODEID" "${@:2}"'
+on_node='trap "" TERM USR2; SLURM_CPUS_PER_TASK='$cpus' exec "$0" -m "$1" --node_rank "$SLURM_NODEID" "${@:2}"'
 # shellcheck disable=SC2016
 on_node+=' ${CUDA_VISIBLE_DEVICES+--gpus "$CUDA_VISIBLE_DEVICES"}'
 # Both counts are needed: srun ignores --ntasks-per-node alone.
@@ -141,6 +142,7 @@ return_to_queue() {
   local refusals=0
   while [ "$refusals" -lt 30 ]; do
     if ! ask_slurm 60; then
+      command -v squeue >/dev/null || refusals=$((refusals + 1))  # it will never answer
       echo "sumpipe: no answer of squeue on job $SLURM_JOB_ID; asked again in 10 s, until there is one"
       sleep 10
       continue

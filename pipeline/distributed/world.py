@@ -143,6 +143,11 @@ def job_restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def job_step() -> str | None:
+    """Return which of the job's launches by `srun` this process is of, or None."""
+    return os.environ.get("SLURM_STEP_ID")
+
+
 def require_launch_settings() -> None:
     """Raise ConfigError if a job would refuse what the environment says of how its ranks are started."""
     launcher = os.environ.get("SUMPIPE_LAUNCHER") or "srun"

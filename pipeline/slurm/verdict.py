@@ -98,7 +98,8 @@ def judge(end: Ending) -> Verdict:
             traces = "the other ranks stopped for it with their work saved"
         elif left is not None:
             traces += f" (preempted.json is of job {left['job']}, {left['stage']})"
-        reason = f"{end.failure or end.hint}; srun ended with code {end.srun_code}: {traces}"
+        hint = "Slurm took the job before its work was saved" if end.is_taken else end.hint
+        reason = f"{end.failure or hint}; srun ended with code {end.srun_code}: {traces}"
         return Verdict(EXIT_FAILED, reason, reached, fruitless)
 
     progress = told or {"done": 0, "total": 0, "unit": "steps"}

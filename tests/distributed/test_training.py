@@ -369,7 +369,8 @@ def test_time_and_tokens_before_a_stop_between_two_records_are_recorded(
     )
     finished(train, run_dir, "log_every=12")
     assert [record["update"] for record in records(run_dir, has="loss")] == [12]
-    assert tokens_timed(run_dir) == pytest.approx(tokens_timed(plain), rel=2e-3)  # both are rounded
+    # Seconds are rounded to milliseconds; to lose the updates before the stop would be 0.4 of all.
+    assert tokens_timed(run_dir) == pytest.approx(tokens_timed(plain), rel=2e-2)
 
 
 def tokens_timed(run_dir: Path) -> float:

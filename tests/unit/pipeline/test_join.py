@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from pipeline import provenance
@@ -137,6 +139,26 @@ def test_a_preempted_first_task_leaves_when_the_others_have_finished_theirs(fold
     assert (left["job"], left["stage"], left["progress"]["unit"]) == ("17", "s", "shard")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_every_process_of_a_task_ends_no_worker(
+    number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm sends it: also to workers that have yet to begin, and to what they were started with."""
+    (folder / "run").mkdir()
+    (folder / "run" / "recipe.yaml").write_text("name: toy\ns: {seconds: 1}\n", encoding="utf-8")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    task = rank(folder, 0, 1)
+    process = psutil.Process(task.pid)
+    wait_until(lambda: len(process.children()) == 3)  # two workers and multiprocessing's tracker
+    for _ in range(8):  # from their first moment on
+        for each in (process, *process.children()):
+            each.send_signal(number)
+        time.sleep(0.1)
+    code, words = ended(task)
+    assert code == 75, words
+    assert "died" not in words and "Traceback" not in words, words
+
+
 def test_a_preempted_first_task_waits_however_long_a_shard_takes_but_not_for_the_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,18 +184,19 @@ def test_a_preempted_first_task_waits_however_long_a_shard_takes_but_not_for_the
     assert now == alone
 
 
+@pytest.mark.parametrize("earlier", ["SLURM_RESTART_COUNT", "SLURM_STEP_ID"])
 @pytest.mark.parametrize("is_signalled", [True, False])
 def test_a_helper_stops_with_the_first_task_though_it_missed_the_signal(
-    is_signalled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_signalled: bool, earlier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir, stop = RunDir(tmp_path), StopFlag()
     rank_file(tmp_path, 1, "helps").touch()
     assert lost_helpers(tmp_path) == [1]
     restarts = iter(range(9))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    monkeypatch.setenv(earlier, "3")
     record_preemption(run_dir, "s", "stopped by SIGTERM", None)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "4")  # the word is not of this start
+    monkeypatch.setenv(earlier, "4")  # the word is not of this start
 
     def sleep(_: float) -> None:
         if next(restarts) == 3:
@@ -214,13 +237,19 @@ def test_a_helper_that_is_not_told_how_shards_are_made_waits_for_it(folder: Path
     assert "Traceback" not in words
 
 
-def test_a_helper_with_other_threads_is_refused(folder: Path) -> None:
-    holder = run(folder)
+def test_a_helper_of_another_version_is_refused_not_one_with_other_threads(folder: Path) -> None:
+    holder = run(folder, "--set", "s.seconds=1.5")
     wait_until(lambda: list((folder / "run").glob("s.partial/shards-*")))
-    code, words = ended(start("sharing", "join", folder / "run", "s", SUMPIPE_THREADS="2"))
+    (file,) = folder.glob("run/logs/s/conditions.json")
+    theirs = file.read_text(encoding="utf-8")
+    file.write_text(theirs.replace(platform.python_version(), "3.99.1"), encoding="utf-8")
+    code, words = ended(join(folder))
     assert code == 1
-    assert "threads 1 -> 2" in words
-    assert ended(holder)[0] == 0
+    assert "python 3.99.1 -> " in words
+    file.write_text(theirs, encoding="utf-8")
+    helper = start("sharing", "join", folder / "run", "s", SUMPIPE_THREADS="2")
+    wait_until(lambda: done_by(folder, helper))
+    assert [ended(helper)[0], ended(holder)[0]] == [0, 0]
     assert squares(folder) == SQUARES
 
 

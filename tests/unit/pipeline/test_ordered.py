@@ -7,6 +7,7 @@ import functools
 import itertools
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_a_worker_that_dies_is_an_error() -> None:
 
 class Interruption(BaseException):
     """As a signal handler raises it."""
+
+
+def test_signals_to_every_process_end_no_worker() -> None:
+    """As Slurm sends them; whether to stop is for the one who reads."""
+    found = []
+    with contextlib.closing(in_order(square, range(40), 2, 1)) as results:
+        for result in results:
+            found.append(result)
+            for each in psutil.Process().children():
+                each.send_signal(signal.SIGTERM if len(found) % 2 else signal.SIGUSR2)
+    assert found == [number**2 for number in range(40)]
+    assert not multiprocessing.active_children()
 
 
 def test_nobody_works_on_when_the_caller_is_interrupted(tmp_path: Path) -> None:

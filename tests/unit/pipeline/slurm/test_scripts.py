@@ -160,6 +160,22 @@ def test_ranks_are_told_the_gpus_that_slurm_gave_to_their_node(
     assert rank.endswith(f" --log-dir {log_dir}{told}"), "not the first node's"
 
 
+@pytest.mark.parametrize("launcher", ["srun", "deepspeed", "torchrun"])
+def test_ranks_are_told_their_cpus_not_those_of_their_node(
+    launcher: str, programs: Programs, calls: Calls, tmp_path: Path
+) -> None:
+    """In the steps of a job, srun sets the variable to the CPUs of what it starts."""
+    own = "[[ $1 != --cpus-per-task=* ]] || export SLURM_CPUS_PER_TASK=${1#*=}"
+    environ = programs(f'while [[ $1 == -* ]]; do {own}; shift; done; "$@"')
+    python = Path(environ["PATH"]) / "python"
+    noted = f'echo "$SLURM_CPUS_PER_TASK CPUs" >>{shlex.quote(str(tmp_path / "calls"))}; exit 0'
+    python.write_text(python.read_text("utf-8").replace("exit 0", noted), "utf-8")
+    done = run({**environ, "SUMPIPE_LAUNCHER": launcher, "SLURM_NODEID": "0"}, tmp_path)
+    began, told = [call for call in calls() if "stages.rank" in call or "CPUs" in call][1:3]
+    assert began.startswith("python -m "), done.stderr
+    assert told == "3 CPUs"
+
+
 def test_srun_takes_more_options(programs: Programs, calls: Calls, tmp_path: Path) -> None:
     run({**programs(), "SUMPIPE_SRUN_OPTIONS": "--mpi=none --cpu-bind=cores"}, tmp_path)
     (srun,) = [call for call in calls() if call.startswith("srun")]

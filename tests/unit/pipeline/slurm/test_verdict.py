@@ -338,3 +338,16 @@ def test_it_loads_nothing_heavy(run_dir: RunDir) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("is_taken", "told"), [(True, "Slurm took the job before"), (False, "no rank began")]
+)
+def test_memory_is_not_blamed_for_what_slurm_took(
+    is_taken: bool, told: str, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path)
+    launch(run_dir)
+    verdict = conclude(run_dir, "b", 143, JOB, 0, is_taken=is_taken)
+    assert verdict.code == EXIT_FAILED
+    assert verdict.reason.startswith(told)
