@@ -193,6 +193,7 @@ def test_terminated_in_the_middle_it_leaves_no_half_file(folder: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(folder: Path) -> None:
     """Less than 200 MiB between the hundredth and the last of 10,000 lines."""
     options = ("--num-beams", "1", "--max-length", "4", "--quiet")
