@@ -12,7 +12,7 @@ import pytest
 
 from tests.launching import copy_run, kill_tree, result_bytes, start, sumpipe, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # The demo, shortened.
 DEMO = (
