@@ -135,7 +135,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = Table(*header)
         for row in cells:
             table.add_row(*row)
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)  # cells are names and figures, as they are
         return
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     for row in [list(header), *cells]:

@@ -13,6 +13,7 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 FEW_ROWS = 30
 """Below so many rows an interval covers the true mean clearly less often than it promises."""
+COVER_LESS = f"95 % intervals of fewer than {FEW_ROWS} cover less often than that"
 
 _BLOCK = 1 << 20
 """Drawn rows held at a time (8 MB of indices)."""
@@ -28,6 +29,13 @@ class Interval(NamedTuple):
     high: float
     rows: int
     """Rows that have a value."""
+
+
+def few_rows(rows: int) -> list[str]:
+    """Say that the intervals of a set of rows are none, or too narrow; empty where rows are enough."""
+    if rows == 1:
+        return ["one row: there is no interval"]
+    return [f"{rows} rows are few: {COVER_LESS}"] if rows < FEW_ROWS else []
 
 
 def interval(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.artifact import RunDir, require_run_dir
-from pipeline.config import load_yaml, validate
 from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
-from stages.report.config import ReportConfig
+from stages.names import require_text
+from stages.report.config import read_recipe
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -38,9 +38,12 @@ def add_report(app: typer.Typer) -> None:
     ) -> None:
         """Write one HTML page that tells of a run as far as it is, or compares several."""
         folder = Path(os.path.realpath(out)).parent
-        if out.is_dir() or not folder.is_dir():
-            found = "is a folder" if out.is_dir() else f"there is no folder {folder}"
+        require_text(out)
+        if out.exists() and not out.is_file():  # a device, a pipe: never to be renamed over
+            found = "is a folder" if out.is_dir() else "is no regular file"
             raise ConfigError(f"--out {out}: {found}; give the name of a file to write")
+        if not folder.is_dir():
+            raise ConfigError(f"--out {out}: there is no folder {folder}; make it first")
         if stage := next((above for above in (folder, *folder.parents) if _is_stage(above)), None):
             raise ConfigError(
                 f"--out {out}: is in {stage}, which a stage of a run has written and which stays as it is; "
@@ -60,22 +63,17 @@ def run_page(root: Path) -> str:
     """Return the page of what a run directory has so far.
 
     Raises:
-        PipelineError: If it is no run directory, or what is committed cannot be read.
+        PipelineError: If it is no run directory, its name is not UTF-8, or what is committed cannot be read.
     """
     from stages.report.facts import STAGES, gather
     from stages.report.page import render_page
 
+    require_text(root)
     run_dir = require_run_dir(root)
-    recipe, config = load_yaml(run_dir.recipe), _config(run_dir)
+    recipe = read_recipe(run_dir.recipe)
     found = {stage: run_dir.artifact(stage) for stage in STAGES}
     inputs = {stage: artifact for stage, artifact in found.items() if artifact is not None}
-    name, seed = str(recipe.get("name", "unnamed")), int(recipe.get("seed", 1))
-    return render_page(gather(name, seed, run_dir, inputs, config))
-
-
-def _config(run_dir: RunDir) -> ReportConfig:
-    source = f"{run_dir.recipe}: report"
-    return validate(ReportConfig, load_yaml(run_dir.recipe).get("report", {}), source)
+    return render_page(gather(recipe.name, recipe.seed, run_dir, inputs, recipe.report))
 
 
 def _compared(roots: Sequence[Path]) -> str:
@@ -89,7 +87,7 @@ def _published_l(roots: Sequence[Path]) -> str | None:
     from stages.report.facts import published_l
 
     runs = [one for one in map(RunDir, roots) if one.recipe.is_file()]
-    asked = [published_l(_config(run_dir).expected) for run_dir in runs]
+    asked = [published_l(read_recipe(run_dir.recipe).report.expected) for run_dir in runs]
     found = (run_dir.artifact("fetch") for run_dir in runs)
     known = [one.manifest.metrics.get("rouge_l") for one in found if one is not None]
     return next((str(one) for one in [*asked, *known] if one), None)
@@ -121,13 +119,14 @@ def _charts(found: Comparison, headline_l: str | None) -> list[tuple[str, Markup
 
     charts = []
     shown_l = headline_l or found.settings.get("headline_l", "rougeLsum")
+    beside = ", with intervals" if found.rows > 1 else ""
     for metric in ("rouge1", "rouge2", shown_l):
         figures = [(one.name, one.figures[metric]) for one in found.systems]
         spans = [
             Span(name, "s0" if number == 0 else "s1", *(100 * x for x in _bounds(figure)))
             for number, (name, figure) in enumerate(figures)
         ]
-        label = f"{metric_of(metric).label} x 100 of each system, with intervals"
+        label = f"{metric_of(metric).label} x 100 of each system{beside}"
         charts.append((metric_of(metric).label, span_chart(label, spans)))
     return charts
 
@@ -142,7 +141,7 @@ def _bounds(figure: Figure) -> tuple[float, float, float]:
 def _language(roots: Sequence[Path]) -> str | None:
     """Return the language that the recipes of all runs name (report.card.language), if it is one."""
     runs = [one for one in map(RunDir, roots) if one.recipe.is_file()]
-    named = {_config(run_dir).card.language for run_dir in runs}
+    named = {read_recipe(run_dir.recipe).report.card.language for run_dir in runs}
     return next(iter(named)) if len(named) == 1 else None
 
 

@@ -19,7 +19,11 @@ _PRESENTATION = frozenset(
 """How a character looks (variation selectors, the frame of a key): no part of a word."""
 _FIRST_MARK = "\u0300"
 _IS_ALONE = re.compile(f"[{_NO_BLANKS}]")
-_UNICODE_WORDS = re.compile(rf"[{_NO_BLANKS}]|[^\s{_NO_BLANKS}]+")
+_RUN = rf"[^\s{_NO_BLANKS}]+"
+_UNICODE_WORDS = re.compile(f"[{_NO_BLANKS}]|{_RUN}")
+_KANA_SOUNDS = "\u3099\u309a"
+_PLACED_WORDS = re.compile(f"[{_NO_BLANKS}][{_KANA_SOUNDS}]*|{_RUN}")
+"""Of texts as they are, in which the sounds of kana may be marks of their own."""
 
 
 def unicode_words(text: str) -> list[str]:
@@ -41,7 +45,7 @@ class PlacedWord(NamedTuple):
 def placed_words(text: str) -> Iterator[PlacedWord]:
     """Yield the words of a text with their places; a character that gives two words (½) gives one here."""
     kept = "".join(" " if _kept(char) == " " else char for char in text)
-    for run in _UNICODE_WORDS.finditer(kept):
+    for run in _PLACED_WORDS.finditer(kept):
         if word := _as_one(run.group()):
             yield PlacedWord(word, *run.span())
 

@@ -108,7 +108,7 @@ def show(found: Comparison) -> None:
     if found.spreads:
         print()
         print_table(*spread_table(found))
-    if found.pairs:
+    if found.pairs and found.rows > 1:
         print()
         print(
             f"interval: {found.method['interval']}, {found.method['resamples']:,} draws; p: "

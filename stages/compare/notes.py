@@ -8,19 +8,16 @@ from stages.compare.comparison import Pair, System
 from stages.compare.lineage import settings_changed
 from stages.compare.paired import Entrant
 from stages.compare.scored import Scored
-from stages.intervals import FEW_ROWS
-
-_COVER_LESS = f"95 % intervals of fewer than {FEW_ROWS} cover less often than that"
+from stages.intervals import COVER_LESS, FEW_ROWS, few_rows
 
 
 def row_notes(entrants: Sequence[Entrant]) -> list[str]:
     """Say that rows are few, and what is not known of a run."""
     rows = len(entrants[0].ids)
-    notes = []
     if rows == 1:
-        notes.append("One row: neither an interval nor a test is possible.")
-    elif rows < FEW_ROWS:
-        notes.append(f"{rows} rows are few: {_COVER_LESS}.")
+        notes = ["One row: neither an interval nor a test is possible."]
+    else:
+        notes = [f"{told}." for told in few_rows(rows)]
     for one in entrants:
         if one.made is not None and one.made.gone:
             notes.append(
@@ -40,7 +37,7 @@ def few_notes(systems: Sequence[System], compared: Sequence[Pair]) -> list[str]:
     if max(fewest.values()) < FEW_ROWS:
         return []
     few = [f"{metric} ({rows})" for metric, rows in fewest.items() if 1 < rows < FEW_ROWS]
-    return [f"Few rows have a value of {', '.join(few)}: {_COVER_LESS}."] if few else []
+    return [f"Few rows have a value of {', '.join(few)}: {COVER_LESS}."] if few else []
 
 
 def left_out_notes(gone: Mapping[str, Sequence[str]]) -> list[str]:
@@ -71,8 +68,13 @@ def version_notes(scored: Sequence[Scored], profile: str) -> list[str]:
 
 
 def score_notes(scored: Sequence[Scored]) -> list[str]:
-    """Repeat what the scores themselves warn of, by folder."""
-    return [f"{one.name}: {told}" for one in scored for told in one.rouge["warnings"]]
+    """Repeat what the scores themselves warn of, by folder; that rows are few, `row_notes` says of all."""
+    return [
+        f"{one.name}: {told}"
+        for one in scored
+        for told in one.rouge["warnings"]
+        if told not in few_rows(one.rouge["rows"])
+    ]
 
 
 def pair_notes(compared: Sequence[Pair], entrants: Sequence[Entrant]) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.artifact import Artifact, RunDir
 from pipeline.config import JSON
 from pipeline.errors import ConfigError, CorruptArtifact, DataError
 from stages.compare.comparison import ROUGE_TYPES, Part
+from stages.names import require_text
 from stages.rouge_json import MODEL, read_rouge
 from stages.schema import Prediction, read_jsonl
 
@@ -43,10 +44,11 @@ def read_scored(path: Path) -> Scored:
     """Find the scores in a run directory or in a folder of scores.
 
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If it is neither, or its name is not UTF-8.
         DataError: If the run is not scored yet, or was by another version.
         CorruptArtifact: If a file was altered or is missing.
     """
+    require_text(path)
     run_dir = RunDir(path.resolve())
     if run_dir.recipe.is_file():
         artifact = run_dir.artifact("score")

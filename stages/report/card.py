@@ -161,7 +161,7 @@ def _results(facts: Facts) -> str:
         ),
         *map(_plain, comparability(facts)),
         *([f"Beyond ROUGE:\n\n{_markdown(measures_table(facts))}"] if rouge["measures"] else []),
-        *filter(None, [bertscore_words(facts)]),
+        *filter(None, [_plain(bertscore_words(facts))]),
     ]
     return "\n\n".join(parts)
 

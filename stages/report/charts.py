@@ -184,7 +184,7 @@ def _table(curve: Curve, labels: Mapping[str, str]) -> Table:
         shown.update(_spread(list(values), max(2, _TABLE_ROWS - len(shown))))
     rows = [
         (
-            f"{update:,g}",
+            f"{update:,.0f}",
             *(_cell(found[name].get(update)) for name in labels),
         )
         for update in sorted(shown)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
-from pipeline.config import Config, Number
+from pipeline.config import Config, Number, load_yaml, validate
 
 Figure = Annotated[Number, Field(ge=0, le=100)]
 
@@ -43,3 +44,30 @@ class ReportConfig(Config):
     expected: ExpectedConfig | None = None
     """A published result to show beside the run's; None for none."""
     card: CardConfig = CardConfig()
+
+
+class _Dataset(Config, extra="ignore"):
+    check_rows: StrictBool = True
+    """What only lets fetch pass is not hashed, so that its artifact does not tell it."""
+
+
+class _Fetch(Config, extra="ignore"):
+    dataset: _Dataset = _Dataset()
+
+
+class RecipeOfRun(Config, extra="ignore"):
+    """What pages tell of a run by its recipe.yaml, which people may have edited."""
+
+    name: str = "unnamed"
+    seed: Annotated[StrictInt, Field(ge=0)] = 1
+    fetch: _Fetch = _Fetch()
+    report: ReportConfig = ReportConfig()
+
+
+def read_recipe(path: Path) -> RecipeOfRun:
+    """Read a run's recipe.
+
+    Raises:
+        ConfigError: If it cannot be read, or has a field of another kind; names all of them.
+    """
+    return validate(RecipeOfRun, load_yaml(path), str(path))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.artifact import Artifact, RunDir
-from pipeline.config import JSON, load_yaml
-from pipeline.files import read_json
-from stages.report.config import CardConfig, ExpectedConfig, ReportConfig
+from pipeline.config import JSON
+from pipeline.errors import CorruptArtifact
+from stages.report.config import CardConfig, ExpectedConfig, ReportConfig, read_recipe
 from stages.report.curve import Curve, committed_curve, unfinished_curve
 from stages.report.examples import Example, choose_examples
 from stages.report.interruptions import Interruption, interruptions
@@ -21,7 +25,6 @@ from stages.schema import SPLITS
 STAGES = ("fetch", "clean", "encode", "finetune", "export", "generate", "score")
 """What the report reads, in order."""
 _KINDS_OF_L = ("rougeL", "rougeLsum")
-_DUPLICATES = "duplicates.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Facts:
     """Tokens of `source` and `target` by split."""
     generated: Generated | None = None
     leaks: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """How many documents of a split are like one of another, by both splits, the copy's first."""
+    """How many documents of a split stayed though they are like one of another, by both splits; the copy's
+    first."""
     examples: tuple[Example, ...] = ()
     expected: ExpectedConfig | None = None
     """A published result."""
@@ -154,7 +158,7 @@ def gather(
         leaks=_leaks(inputs),
         expected=config.expected,
         card=config.card,
-        checks_rows=_checks_rows(run_dir),
+        checks_rows=read_recipe(run_dir.recipe).fetch.dataset.check_rows,
         run_dir=str(run_dir.root),
     )
     if not score:
@@ -164,22 +168,28 @@ def gather(
 
 
 def _leaks(inputs: Mapping[str, Artifact]) -> dict[tuple[str, str], int]:
-    """Read what clean counted of each pair of splits; runs from before it did have no such file."""
+    """Count them in clean's ledger, by what became of each row."""
+    found: Counter[tuple[str, str]] = Counter()
     clean = inputs.get("clean")
-    if clean is None or _DUPLICATES not in clean.manifest.files:
-        return {}
-    found: JSON = read_json(clean.file(_DUPLICATES))
-    return {
-        (one["split"], one["in"]): one["equal"] + one["near"]
-        for one in found["found"]
-        if one["split"] != one["in"]
-    }
+    if clean is None:
+        return found
+    for name in clean.manifest.files:
+        if name.startswith("ledger/"):
+            split = name.split("/")[1]
+            for other in _kept_leaks(clean.file(name)).to_pylist():
+                found[split, other["values"]] += other["counts"]
+    return found
 
 
-def _checks_rows(run_dir: RunDir) -> bool:
-    """Read it from the recipe: what only lets fetch pass is not hashed."""
-    dataset = load_yaml(run_dir.recipe).get("fetch", {}).get("dataset", {})
-    return bool(dataset.get("check_rows", True))
+def _kept_leaks(ledger: Path) -> pa.StructArray:
+    """Count the rows that were kept by the split of what they are like: `values` and `counts`."""
+    try:
+        kept = pq.read_table(ledger, columns=["leak_split"], filters=[("outcome", "=", "kept")])
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptArtifact(
+            f"{ledger}: cannot be read ({error}); make it again with --restart-from clean"
+        ) from error
+    return kept["leak_split"].drop_null().value_counts()
 
 
 def _interruptions(run_dir: RunDir, inputs: Mapping[str, Artifact]) -> tuple[Interruption, ...]:

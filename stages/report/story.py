@@ -157,10 +157,9 @@ def _few(facts: Facts) -> list[str]:
 def leak_words(facts: Facts) -> list[str]:
     """Say how many rows are like one of another split and were kept, and what of it; empty if none were.
 
-    What touches the figures comes first. A row counts once, with the split that has what it is most like.
+    What touches the figures comes first. A row counts once, with the split that has what it is most like: it
+    may be like a row of the third split too, which nothing tells.
     """
-    if not facts.leaks or facts.settings("clean")["duplicates"]["on_leak"] != "report":
-        return []
     found = sorted(facts.leaks.items(), key=lambda it: {*it[0]} != {"train", facts.split})
     return [
         f"{several(count, 'document')} of {split} {'is like one' if count == 1 else 'are like some'} of "
@@ -170,13 +169,22 @@ def leak_words(facts: Facts) -> list[str]:
 
 
 def _harm(splits: set[str], scored: str) -> str:
+    seen = "may be of what training has seen"
     if splits == {"train", scored}:
-        return "the figures may be of what training has seen"
-    if splits == {"train", "valid"}:
-        return "the validation nll may be of what training has seen"
+        return f"the figures {seen}"
     if splits == {"valid", scored}:
         return "weights chosen by validation may suit these documents of those that are scored"
-    return "no figure here is of them"
+    if "train" not in splits:
+        return "no figure here is of them"
+    told = (
+        f"the validation nll {seen}; so may the figures"
+        if "valid" in splits
+        else f"the figures {seen}"
+    )
+    return (
+        f"{told} where such a document is like one of {scored} too (only the one that it is most like is "
+        "counted)"
+    )
 
 
 def comparability(facts: Facts) -> list[str]:

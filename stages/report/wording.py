@@ -50,10 +50,11 @@ def duration(seconds: float) -> str:
 
 def roughly(value: float) -> str:
     """Return a large number to three digits: 7,530, 12.3 million, 1.2 billion."""
+    rounded = float(f"{value:.3g}")
     size, unit = next(
-        (found for found in ((1e9, " billion"), (1e6, " million")) if value >= found[0]), (1, "")
+        (found for found in ((1e9, " billion"), (1e6, " million")) if rounded >= found[0]), (1, "")
     )
-    return f"{float(f'{value / size:.3g}'):,g}{unit}"
+    return f"{rounded / size:,g}{unit}"
 
 
 def hours(value: float) -> str:
@@ -224,7 +225,7 @@ def warm_start_updates(facts: Facts) -> int:
 
 def warm_start_words(facts: Facts) -> str:
     """Return how many of the updates were a warm start, to follow their number; empty for none."""
-    count = warm_start_updates(facts)
+    count = min(warm_start_updates(facts), updates_done(facts))
     return f", the first {count:,} a warm start on masked documents" if count else ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.config import JSON
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import write_json
+from stages.names import shown
 from stages.score.config import Baseline, LeadConfig
 from stages.score.profiles import Reader
 from stages.score.result import figures
@@ -59,7 +60,7 @@ def score_files(
         threads,
     )
     found = {
-        "dataset": {"predictions": predictions.name, "references": references.name},
+        "dataset": {"predictions": shown(predictions.name), "references": shown(references.name)},
         "split_choice": None,
         "split": None,
         "decoding": None,

@@ -18,6 +18,7 @@ from pipeline.distributed.world import limit_threads, thread_count
 from pipeline.errors import ConfigError, StorageError, storage_error
 from pipeline.filter import as_filter
 from pipeline.log import print_table
+from stages.names import require_text
 from stages.score.config import LeadConfig, ProfileName, Splitter
 from stages.score.wording import several
 
@@ -117,11 +118,12 @@ def _folder(out: Path | None) -> Iterator[Path]:
     What a killed process left behind is in a folder of its own, and keeps nobody from `out`.
 
     Raises:
-        ConfigError: If `out` has other files.
+        ConfigError: If `out` has other files, or its name is not UTF-8.
         StorageError: If it cannot be written.
     """
     try:
         if out is not None:
+            require_text(out)
             if out.exists() and not (out.is_dir() and all(map(_is_unfinished, out.iterdir()))):
                 raise ConfigError(
                     f"--out {out}: is there already; name a new folder or an empty one"

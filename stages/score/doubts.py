@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stages.intervals import FEW_ROWS, Interval
+from stages.intervals import COVER_LESS, FEW_ROWS, Interval, few_rows
 from stages.score.config import Splitter
 from stages.score.profiles import Reader
 from stages.score.tally import LONG, Side, Tally
 from stages.score.wording import several, verb
 
-_COVER_LESS = f"95 % intervals of fewer than {FEW_ROWS} cover less often than that"
 _SHARE = 0.05
 """Of letters or texts, from which it is told."""
 
@@ -23,7 +22,7 @@ def doubts(counts: Tally, readers: Sequence[Reader], *, is_l_lsum: bool) -> list
         readers: The profiles in use, the headline first.
         is_l_lsum: Whether the model's rougeL and rougeLsum are equal in every row.
     """
-    told = [*_few(counts.references.texts), *_unsplit(counts, readers[0].splitter)]
+    told = [*few_rows(counts.references.texts), *_unsplit(counts, readers[0].splitter)]
     for name, side in (("reference", counts.references), ("prediction", counts.predictions)):
         if side.empty:
             told.append(
@@ -38,14 +37,6 @@ def doubts(counts: Tally, readers: Sequence[Reader], *, is_l_lsum: bool) -> list
             "generate could not summarise"
         )
     return told
-
-
-def _few(rows: int) -> list[str]:
-    if rows == 1:
-        return ["one row: there is no interval, its bounds are the figure itself"]
-    if rows < FEW_ROWS:
-        return [f"{rows} rows are few: {_COVER_LESS}"]
-    return []
 
 
 def rows_left_out(split: str, brought: int, scored: int) -> list[str]:
@@ -74,7 +65,7 @@ def few_values(measured: Mapping[str, Mapping[str, Interval]], rows: int) -> lis
         if 1 < one.rows < FEW_ROWS
     }
     listed = ", ".join(f"{name} ({rows})" for name, rows in few.items())
-    return [f"few rows have a value of {listed}: {_COVER_LESS}"] if few else []
+    return [f"few rows have a value of {listed}: {COVER_LESS}"] if few else []
 
 
 def _unsplit(counts: Tally, splitter: Splitter) -> list[str]:

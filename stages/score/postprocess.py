@@ -9,11 +9,11 @@ Postprocess = Literal["none", "pegasus", "gigaword-unilm"]
 
 POSTPROCESS_WORDS = {
     "none": "none",
-    "pegasus": "<n> in predictions is a line break",
-    "gigaword-unilm": "predictions: ( ) [ ] { } become -lrb- -rrb- -lsb- -rsb- -lcb- -rcb-, & < > become "
+    "pegasus": "<n> is a line break",
+    "gigaword-unilm": "( ) [ ] { } become -lrb- -rrb- -lsb- -rsb- -lcb- -rcb-, & < > become "
     "&amp; &lt; &gt;, [UNK] becomes UNK, `n ' t` becomes `n't`, a line break a blank; then each 1 becomes #",
 }
-"""What each does, for people."""
+"""What each does to predictions, for people."""
 
 _PTB_NAMES = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",

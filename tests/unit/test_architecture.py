@@ -22,6 +22,7 @@ SHARED_BY_STAGES = (
     "stages.hub_calls",
     "stages.intervals",
     "stages.metrics",
+    "stages.names",
     "stages.normalize",
     "stages.rouge_json",
     "stages.schema",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import JSON
 from stages.graph import STAGES
 from stages.pages import add_report
 from stages.recipe import SummarizationRecipe
@@ -66,6 +69,7 @@ def test_a_comparison_of_one_row_promises_no_interval(tmp_path: Path, sumpipe: C
     page = out.read_text(encoding="utf-8")
     assert "Figures of the one row" in page and "figures of one row and the change" in page
     assert "with their intervals" not in page and "Intervals:" not in page
+    assert ", with intervals" not in page and "of each system" in page
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,49 @@ def test_runs_that_do_not_compare_are_refused(tmp_path: Path, sumpipe: CommandLi
     answer = sumpipe("report", tmp_path / "a", tmp_path / "b", "--out", out)
     assert answer.code == 1 and "cannot be compared" in answer.err
     assert not out.exists()
+
+
+def test_a_page_replaces_no_pipe(tmp_path: Path, sumpipe: CommandLine) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        answer = sumpipe("report", tmp_path / "no run", "--out", tmp_path / name)
+        assert answer.code == 2 and "is no regular file" in answer.err
+        assert answer.err.count("\n") == 1 and (tmp_path / "pipe").is_fifo()
+
+
+def test_names_that_are_not_text_are_refused(tmp_path: Path, sumpipe: CommandLine) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff")
+    new_run(tmp_path / "odd", done=("fetch", "clean")).root.rename(odd)
+    new_run(tmp_path / "run", done=("fetch", "clean"))
+    for root, out in ((odd, "page.html"), (tmp_path / "run", os.fsdecode(b"\xfe.html"))):
+        answer = sumpipe("report", root, "--out", tmp_path / out)
+        assert answer.code == 2 and "this name is not UTF-8" in answer.err
+        assert answer.err.count("\n") == 1 and not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ({"seed": "x"}, "seed: "),
+        ({"seed": None}, "seed: "),
+        ({"name": 7}, "name: "),
+        ({"fetch": None}, "fetch: "),
+        ({"fetch": {"dataset": None}}, "fetch.dataset: "),
+        ({"fetch": {"dataset": {"check_rows": "x"}}}, "fetch.dataset.check_rows: "),
+        ({"report": None}, "report: "),
+        ({"report": {"examples": -1}}, "report.examples: "),
+    ],
+    ids=str,
+)
+def test_an_edited_recipe_is_refused_by_its_field(
+    tmp_path: Path, sumpipe: CommandLine, edit: JSON, told: str
+) -> None:
+    run_dir = new_run(tmp_path / "run", done=("fetch",))
+    recipe = json.loads(run_dir.recipe.read_text(encoding="utf-8"))
+    run_dir.recipe.write_text(json.dumps({**recipe, **edit}), encoding="utf-8")
+    answer = sumpipe("report", run_dir.root, "--out", tmp_path / "page.html")
+    assert answer.code == 2 and f"{run_dir.recipe}: 1 mistake\n  {told}" in answer.err
 
 
 @pytest.mark.parametrize(

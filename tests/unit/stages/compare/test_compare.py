@@ -13,7 +13,8 @@ from scipy import stats
 
 from pipeline.config import JSON
 from pipeline.errors import DataError
-from stages.compare.command import add_compare
+from pipeline.log import print_table
+from stages.compare.command import add_compare, show
 from stages.compare.comparison import Comparison, Pair
 from stages.compare.folders import compare_folders
 from stages.compare.tables import pair_table, system_table
@@ -246,6 +247,14 @@ def test_few_rows_are_told(tmp_path: Path) -> None:
     assert notes(30) == ()
 
 
+def test_what_the_scores_say_of_few_rows_is_told_once(tmp_path: Path) -> None:
+    for count in (1, 3):
+        folders = [scored(tmp_path / f"{count}{name}", made_rows(count))[0] for name in "ab"]
+        notes = compare_folders(folders).notes
+        assert [one for one in notes if "row" in one and "in one line" not in one] == [notes[0]]
+        assert notes[0].startswith(("One row: neither", "3 rows are few: "))
+
+
 def test_few_values_of_a_metric_are_told(tmp_path: Path) -> None:
     some = {"rouge1": sample(1), "density": [1.0, 2.0] + [None] * (ROWS - 2)}
     other = {**some, "coverage": [1.0] + [None] * (ROWS - 1), "compression": sample(2)}
@@ -275,12 +284,26 @@ def test_a_system_s_interval_is_that_of_its_scores(tmp_path: Path) -> None:
     assert len(lows) == 2, "each by its own seed"
 
 
-def test_one_row_has_neither_interval_nor_test(tmp_path: Path) -> None:
+def test_one_row_has_neither_interval_nor_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = compare_folders([folder(tmp_path / "a", [0.2]), folder(tmp_path / "b", [0.4])])
     one = only(found).differences[0]
     assert (one.change.low, one.change.high, one.p, one.p_holm) == (None, None, None, None)
     assert found.systems[0].figures["rouge1"].low is None
     assert "One row: neither an interval nor a test is possible." in found.notes
+    show(found)
+    assert "interval:" not in capsys.readouterr().out, "there is none to tell the making of"
+
+
+def test_a_terminal_shows_names_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table(("", "n[bold]", "x[/b]"), [("a:smile:", "[red]1[/red]", "2")])
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("n[bold]", "x[/b]", "a:smile:", "[red]1[/red]"))
 
 
 def test_settings_that_differ_and_texts_that_moved_are_shown(tmp_path: Path) -> None:

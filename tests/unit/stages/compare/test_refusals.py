@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,11 @@ def test_random_summaries_that_are_other_draws(tmp_path: Path) -> None:
     assert "texts_sha256 abababababab" in refused(DataError, ours, old, systems=[system])
     told = refused(DataError, old, older, systems=[system])
     assert "scored by another version, which did not say what was drawn" in told
+    systems = {system: {"label": "Random"}, "model": {"label": "Model"}}
+    values = {name: {"rouge1": VALUES} for name in systems}
+    one = write_scores(tmp_path / "f", values, systems=systems)
+    for order in ([*systems], [*systems][::-1]):
+        assert compare_folders([one], systems=order).pairs, "of one run, what was drawn is the same"
 
 
 def test_another_row_s_reference_depends_on_the_order(tmp_path: Path) -> None:
@@ -227,6 +233,16 @@ def test_damaged_files(first: Path, tmp_path: Path, name: str, is_run: bool) -> 
     assert name in refused(CorruptArtifact, first, root)
     (folder / name).write_bytes(b"x" * len(content))  # of the committed size
     assert name in refused(CorruptArtifact, first, root)
+
+
+def test_folders_whose_names_are_not_text(first: Path, tmp_path: Path) -> None:
+    odd = write_scores(tmp_path / "odd", MODEL).rename(tmp_path / os.fsdecode(b"odd\xff"))
+    (tmp_path / "link").symlink_to(odd)
+    link = tmp_path / os.fsdecode(b"\xff")
+    link.symlink_to(first)
+    for path, name in ((odd, "odd\\xff"), (tmp_path / "link", "odd\\xff"), (link, "\\xff")):
+        told = refused(ConfigError, first, path)
+        assert told.startswith(f"{tmp_path}/{name}: this name is not UTF-8")
 
 
 def test_a_missing_file(first: Path, tmp_path: Path) -> None:

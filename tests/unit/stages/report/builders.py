@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from stages.export.config import ExportConfig
 from stages.fetch.config import FetchConfig
 from stages.finetune.config import FinetuneConfig
 from stages.generate.config import GenerateConfig
+from stages.intervals import few_rows
 from stages.schema import SPLITS
 from stages.score.config import ScoreConfig
 
@@ -38,6 +39,8 @@ HUB = {
     "dataset": {"source": "hub", "path": "team/news", "name": "3.0.0", "revision": "abc"},
     "model": {"source": "hub", "path": "team/bart", "revision": "def"},
 }
+(ONE_ROW,) = few_rows(1)
+"""What score warns of a single row."""
 LABELS = {
     "model": "Model",
     "lead": "Lead (3 sentences)",
@@ -285,9 +288,8 @@ def _write(
         (work / "raw" / "test").mkdir(parents=True)
         (work / "raw" / "test" / "00000.jsonl").write_text(lines(raw), encoding="utf-8")
     elif stage == "clean":
-        alike = [("train", "train", 7), *leaks]  # within a split is no leak
-        found = [{"split": a, "in": b, "equal": 1, "near": n - 1} for a, b, n in alike]
-        (work / "duplicates.json").write_text(json.dumps({"found": found}), encoding="utf-8")
+        for split in SPLITS:
+            _write_ledger(work / "ledger" / split, {b: n for a, b, n in leaks if a == split})
     elif stage == "encode":
         for split in SPLITS:
             _write_encoded(work / split, rows)
@@ -319,6 +321,17 @@ def _write(
         pq.write_table(pa.table({**keys, **columns}), work / "scores.parquet")
         measured = {"system": keys["system"], "id": ids, "density": [1.0] * len(rows)}
         pq.write_table(pa.table(measured), work / "measures.parquet")
+
+
+def _write_ledger(folder: Path, leaks: Mapping[str, int]) -> None:
+    """Write records of rows: like none, dropped though they are like one, and `leaks` of them kept."""
+    folder.mkdir(parents=True)
+    kept = [other for other, count in leaks.items() for _ in range(count)]
+    table = {
+        "outcome": ["kept"] + ["duplicate"] * len(leaks) + ["kept"] * len(kept),
+        "leak_split": pa.array([None, *leaks, *kept], pa.string()),
+    }
+    pq.write_table(pa.table(table), folder / "00000.parquet")
 
 
 def _write_encoded(folder: Path, rows: Sequence[Row]) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from stages.report.config import ReportConfig
 from stages.report.run import run
-from tests.unit.stages.report.builders import ROUGE_TYPES, new_run, report_context, rouge_json
+from tests.unit.stages.report.builders import (
+    ONE_ROW,
+    ROUGE_TYPES,
+    new_run,
+    report_context,
+    rouge_json,
+)
 
 
 def console(tmp_path: Path, expected: dict[str, object] | None = None, **rouge: object) -> str:
@@ -29,8 +35,9 @@ def test_every_mean_is_told_with_the_intervals_of_the_model(tmp_path: Path) -> N
 
 
 def test_one_row_has_no_interval(tmp_path: Path) -> None:
-    told = console(tmp_path, rows=1)
-    assert "over 1 row of the test split" in told and "interval" not in told
+    told = console(tmp_path, rows=1, warnings=[ONE_ROW])
+    assert "over 1 row of the test split" in told and f"warning: {ONE_ROW}\n" in told
+    assert "interval" not in told.replace(ONE_ROW, "")
 
 
 def test_what_is_published_comes_right_below_the_model(tmp_path: Path) -> None:

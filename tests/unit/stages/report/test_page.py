@@ -17,10 +17,12 @@ from stages.report.run import run
 from tests.unit.stages.report.builders import (
     HUB,
     LABELS,
+    ONE_ROW,
     ROUGE_TYPES,
     ROWS,
     STAGES,
     Row,
+    begin,
     figure,
     lines,
     new_run,
@@ -373,7 +375,7 @@ def test_the_figures_of_bertscore_are_told_with_what_they_depend_on(tmp_path: Pa
     assert told.format("&lt;", "&gt;") in text_of(run_page(run_dir.root))
     context = report_context(run_dir)
     run(ReportConfig(), context)
-    assert told.format("<", ">") in (context.work / "README.md").read_text(encoding="utf-8")
+    assert told.format("&lt;", ">") in (context.work / "README.md").read_text(encoding="utf-8")
     for name, changed in (("none", {"bertscore": None}), ("older", {})):
         run_dir = new_run(tmp_path / name, rouge=rouge_json(measures=measures, **changed))
         assert "BERTScore:" not in text_of(run_page(run_dir.root))
@@ -408,6 +410,14 @@ def test_a_warm_start_is_marked(tmp_path: Path) -> None:
     assert '<path class="rule warm" d="M' in page and "end of the warm start" in page
 
 
+def test_a_warm_start_has_no_more_updates_than_were_done(tmp_path: Path) -> None:
+    run_dir = new_run(tmp_path / "run", done=STAGES[:3])
+    work = begin(run_dir, "finetune", {"warm_start": {"share": 0.03}})
+    (work / "metrics.jsonl").write_text(lines(records([5])), encoding="utf-8")
+    told = text_of(run_page(run_dir.root))
+    assert "for 5 of 1,000 updates so far, the first 5 a warm start on masked documents" in told
+
+
 def test_the_table_of_a_chart_has_both_curves_from_their_first_to_their_last(
     tmp_path: Path,
 ) -> None:
@@ -419,10 +429,18 @@ def test_the_table_of_a_chart_has_both_curves_from_their_first_to_their_last(
     assert [cell for cell in of_validation if cell != "-"] == [
         f"{n / 1000 + 0.007:.4g}" for n in range(1000, 10_000, 1000)
     ]
-    assert [update for update, cell in zip(found, of_training, strict=True) if cell != "-"][
-        :: len(found)
-    ] == ["10"]
+    assert {n: cell for n, cell in zip(found, of_training, strict=True) if cell != "-"} == {
+        "10": "0.8",
+        "5,010": "0.001597",
+        "10,000": "0.0008",
+    }
     assert next(iter(found)) == "10" and [*found][-1] == "10,000" and len(found) <= 14
+
+
+def test_an_update_past_a_million_is_told_in_full(tmp_path: Path) -> None:
+    run_dir = new_run(tmp_path / "run", curve=records([1_000_000, 1_234_567]))
+    found = rows_of(run_page(run_dir.root), "Negative log-likelihood")
+    assert list(found) == ["1,000,000", "1,234,567"]
 
 
 def test_r3f_that_is_off_is_said_to_be(tmp_path: Path) -> None:
@@ -475,9 +493,19 @@ def test_settings_and_origin_are_on_the_page(tmp_path: Path) -> None:
     [
         (("train", "test"), "test", "the figures may be of what training has seen."),
         (("train", "valid"), "valid", "the figures may be of what training has seen."),
-        (("train", "valid"), "test", "the validation nll may be of what training has seen."),
+        (
+            ("train", "valid"),
+            "test",
+            "the validation nll may be of what training has seen; so may the figures where such a document "
+            "is like one of test too (only the one that it is most like is counted).",
+        ),
         (("valid", "test"), "test", "weights chosen by validation may suit"),
-        (("train", "test"), "valid", "no figure here is of them."),
+        (
+            ("train", "test"),
+            "valid",
+            "the figures may be of what training has seen where such a document is like one of valid too "
+            "(only the one that it is most like is counted).",
+        ),
         (("valid", "test"), "valid", "no figure here is of them."),
     ],
 )
@@ -497,7 +525,6 @@ def test_rows_that_stand_in_two_splits_are_told_before_the_figures(tmp_path: Pat
     told = text_of(page)
     assert "Before you trust these figures 3 documents of train are like some of test" in told
     assert "1 document of train is like one of valid" in told
-    assert "like some of train" not in told, "within a split is another matter"
     found = rows_of(page, "Every row from the source")["like another row of the split, kept"]
     assert [cell.partition("<")[0] for cell in found] == ["10", "0", "2"]
 
@@ -592,11 +619,14 @@ def test_texts_have_their_language_where_it_is_known(tmp_path: Path) -> None:
 
 
 def test_one_example(tmp_path: Path) -> None:
-    page = run_page(new_run(tmp_path / "run", ROWS[:1]).root)
+    rouge = rouge_json(rows=1, warnings=[ONE_ROW])
+    page = run_page(new_run(tmp_path / "run", ROWS[:1], rouge=rouge).root)
     assert_whole(page)
     told = text_of(page)
     assert "One row was scored: there are no intervals" in told and "mean over 1 row of" in told
-    others = told.replace("there are no intervals", "").rpartition(" Provenance ")[0]
+    assert told.count(ONE_ROW) == 1
+    others = told.replace(ONE_ROW, "").replace("there are no intervals", "")
+    others = others.rpartition(" Provenance ")[0]
     assert "Beside ROUGE" in others and "nterval" not in others, "neither promised nor drawn"
     assert not re.search(r"<small>[\d.]+–", page), "and no bounds are shown"  # noqa: RUF001
     assert "Best by ROUGE" in told and "Worst by ROUGE" not in told

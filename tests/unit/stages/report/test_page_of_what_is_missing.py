@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.artifact import RunDir
@@ -205,7 +207,12 @@ def test_scores_of_another_version_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [("score", "scores.parquet"), ("encode", "train/00000.arrow")]
+    ("stage", "name"),
+    [
+        ("score", "scores.parquet"),
+        ("encode", "train/00000.arrow"),
+        ("clean", "ledger/train/00000.parquet"),
+    ],
 )
 def test_a_damaged_table_of_the_same_size_is_refused_by_name(
     tmp_path: Path, stage: str, name: str
@@ -214,6 +221,19 @@ def test_a_damaged_table_of_the_same_size_is_refused_by_name(
     file = run_dir.committed(stage) / name
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(CorruptArtifact, match=rf"cannot be read .*--restart-from {stage}"):
+        run_page(run_dir.root)
+
+
+@pytest.mark.parametrize("column", ["outcome", "leak_split"])
+def test_a_ledger_of_other_columns_is_refused_by_name(tmp_path: Path, column: str) -> None:
+    run_dir = new_run(tmp_path / "run")
+    name = "ledger/train/00000.parquet"
+    ledger, manifest = (run_dir.committed("clean") / one for one in (name, "manifest.json"))
+    pq.write_table(pa.table({column: ["kept"]}), ledger)
+    committed = json.loads(manifest.read_text(encoding="utf-8"))
+    committed["files"][name]["bytes"] = ledger.stat().st_size
+    manifest.write_text(json.dumps(committed), encoding="utf-8")
+    with pytest.raises(CorruptArtifact, match=r"(?s)cannot be read .*--restart-from clean"):
         run_page(run_dir.root)
 
 

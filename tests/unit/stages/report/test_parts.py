@@ -65,8 +65,20 @@ def test_copies_look_through_case_and_punctuation() -> None:
         ("Café au lait", "CAFE\u0301 AU LAIT", ["Café au lait"]),
         ("ทำได้", "ทำไป", ["ทำไ"]),
         ("กกก้ x", "กกก", ["กกก้"]),  # a mark is not torn from its letter
+        ("がぎぐ", "か\u3099き\u3099く\u3099", ["がぎぐ"]),
+        ("か\u3099き\u3099く\u3099", "がぎぐ", ["か\u3099き\u3099く\u3099"]),
     ],
-    ids=["Chinese", "Thai", "Hindi, one word", "Hindi", "decomposed", "Thai, in a word", "mark"],
+    ids=[
+        "Chinese",
+        "Thai",
+        "Hindi, one word",
+        "Hindi",
+        "decomposed",
+        "Thai, in a word",
+        "mark",
+        "kana",
+        "decomposed kana",
+    ],
 )
 def test_copies_are_marked_in_every_script(text: str, other: str, copied: list[str]) -> None:
     pieces = copied_pieces(text, other)
@@ -270,10 +282,12 @@ def test_interruptions_of_a_training_that_was_deleted_are_not_this_one_s(tmp_pat
 
 def test_numbers_in_words() -> None:
     assert [hours(h) for h in (0.00123, 0.5, 12.345, 1163.4)] == ["0.0012", "0.50", "12.3", "1,163"]
-    assert [roughly(n) for n in (0, 7500, 123_456, 12_345_678, 1.2e9)] == [
+    assert [roughly(n) for n in (0, 7500, 123_456, 999_499, 999_500, 12_345_678, 1.2e9)] == [
         "0",
         "7,500",
         "123,000",
+        "999,000",
+        "1 million",
         "12.3 million",
         "1.2 billion",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.score.postprocess import POSTPROCESSES
+from stages.score.postprocess import POSTPROCESS_WORDS, POSTPROCESSES
 from stages.score.tokenizers import TOKENIZERS
 
 gigaword = POSTPROCESSES["gigaword-unilm"]
@@ -41,3 +41,8 @@ def test_rules_that_are_left_out_change_no_word() -> None:
         ("u . n .", "u.n."),
     ):
         assert TOKENIZERS["ascii"](apart) == TOKENIZERS["ascii"](joined)
+
+
+def test_that_it_is_done_to_predictions_is_left_to_those_who_tell_it() -> None:
+    assert POSTPROCESS_WORDS.keys() == POSTPROCESSES.keys()
+    assert not any("prediction" in told for told in POSTPROCESS_WORDS.values())

@@ -97,6 +97,18 @@ def test_people_get_a_table_and_warnings(sumpipe: CommandLine, files: tuple[Path
     ]
 
 
+def test_names_that_are_not_text(
+    sumpipe: CommandLine, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    odd = files[0].rename(tmp_path / os.fsdecode(b"\xff.txt"))
+    answer = sumpipe("score", odd, files[1], "--json", "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["dataset"]["predictions"] == "\\xff.txt"
+    answer = sumpipe("score", *[files[1]] * 2, "--out", tmp_path / os.fsdecode(b"\xff"))
+    assert answer.code == EXIT_USAGE and "\\xff: this name is not UTF-8" in answer.err
+    assert answer.err.count("\n") == 1 and not (tmp_path / os.fsdecode(b"\xff")).exists()
+
+
 def test_one_row_promises_no_interval(sumpipe: CommandLine, files: tuple[Path, Path]) -> None:
     for path in files:
         path.write_text("one row\n", encoding="utf-8")
@@ -228,9 +240,7 @@ def test_one_row_has_no_interval(sumpipe: CommandLine, files: tuple[Path, Path])
     answer = sumpipe("score", *files)
     assert re.search(r"^Model +100\.00 +100\.00 +100\.00 +100\.00$", answer.out, re.MULTILINE)
     assert "1 row, mean F" in answer.out
-    assert (
-        answer.err == "sumpipe: one row: there is no interval, its bounds are the figure itself\n"
-    )
+    assert answer.err == "sumpipe: one row: there is no interval\n"
 
 
 def test_a_measure_says_of_how_many_rows_it_is(
