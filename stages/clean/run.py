@@ -78,10 +78,9 @@ def _duplicates(ledger: Path, in_part: int) -> JSON:
         for entry in _entries(ledger / split, ["id", *_NEIGHBOURS]):
             for kind, other in (("duplicate", split), ("leak", entry["leak_split"])):
                 if (of := entry[f"{kind}_of"]) is not None:
-                    similarity = entry[f"{kind}_similarity"]
-                    is_equal = entry[f"{kind}_is_equal"]
-                    counts[split, other, "equal" if is_equal else "near"] += 1
-                    pair = {"id": entry["id"], "is_like": of, "similarity": similarity}
+                    facts = {name: entry[f"{kind}_{name}"] for name in ("similarity", "is_equal")}
+                    counts[split, other, "equal" if facts["is_equal"] else "near"] += 1
+                    pair = {"id": entry["id"], "is_like": of, **facts}
                     examples = shown.setdefault((split, other), [])
                     if len(examples) < _SHOWN:
                         examples.append(pair)

@@ -61,6 +61,8 @@ class Layout(Config):
     def _splits_or_one_source(self) -> Layout:
         if set(self.files) not in ({ALL}, set(SPLITS)):
             raise ValueError("files: give train, valid and test, or all")
+        if nameless := [glob for glob in self.files.values() if not Path(glob).name]:
+            raise ValueError(f"files: {nameless[0]!r} is no name or glob of files, such as *.jsonl")
         return self
 
 
@@ -112,7 +114,7 @@ class Entry(Config):
     layouts: tuple[Layout, ...]
     """The first that fits a folder is taken."""
     rows: Rows | None = None
-    """Published rows of each split."""
+    """Published rows of each split; of a set that is cut they are given with each of its cuts."""
     both_texts: StrictBool = False
     """Rows without a document or without a summary are no part of the set."""
     cuts: dict[Text, Cut] = Field(default_factory=dict)
@@ -124,12 +126,19 @@ class Entry(Config):
     def _one_source_is_cut(self) -> Entry:
         if not self.layouts:
             raise ValueError("layouts: at least one is needed")
+        if len({ALL in layout.files for layout in self.layouts}) > 1:
+            raise ValueError(
+                "layouts: a set is cut or has splits: give `all` in each layout or in none; two entries may "
+                "stand for both"
+            )
         if bool(self.cuts) != any(ALL in layout.files for layout in self.layouts):
             raise ValueError(
                 "cuts: are for sets with a layout of one source, `all`, and needed there"
             )
         if self.both_texts and not self.cuts:
             raise ValueError("both_texts: is for sets that are cut: leave such rows to clean")
+        if self.cuts and (self.rows or any(layout.rows for layout in self.layouts)):
+            raise ValueError("rows: of a set that is cut are given with each of its cuts")
         for layout in self.layouts:
             if unknown := [name for name in layout.cuts or () if name not in self.cuts]:
                 raise ValueError(f"layouts: cuts: {', '.join(unknown)} is not among the set's cuts")
@@ -142,8 +151,8 @@ class Found(NamedTuple):
     files: Files
     columns: Columns
     """How the columns are called."""
-    rows: Rows | None
-    """Published rows of each split of such files."""
+    layout: int
+    """Which of the set's layouts they have, from 0."""
 
 
 class Choice(NamedTuple):
@@ -171,10 +180,10 @@ def load(path: Path) -> dict[str, Entry]:
     entries, mistakes = {}, []
     for name, settings in load_yaml(path).items():
         try:
-            entries[name] = Entry.model_validate(settings)
+            entries[str(name)] = Entry.model_validate(settings)
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                dotted = ".".join([name, *map(str, details["loc"])])
+                dotted = ".".join(map(str, (name, *details["loc"])))
                 message = details["msg"].removeprefix("Value error, ")
                 value = details["input"]
                 got = "" if isinstance(value, dict) else f" (got {str(value)[:60]!r})"
@@ -238,12 +247,13 @@ def files_in(folder: Path, dataset: CatalogueDataset, entry: Entry) -> Found:
     number, files = matching(folder, globs, entry.get)
     layout = entry.layouts[number]
     if layout.cuts is not None and dataset.split not in layout.cuts:
+        where = folder if folder.is_file() else f"{folder}/{globs[number].get(ALL)}"
         raise DataError(
-            f"fetch.dataset.split: {dataset.split} cannot be told from {folder}/{globs[number].get(ALL)}, "
-            f"which allows {' and '.join(layout.cuts)}: it lacks the ids, or the rows between. "
-            f"For {dataset.split} bring the original. {entry.get}"
+            f"fetch.dataset.split: {dataset.split} cannot be told from {where}, which allows "
+            f"{' and '.join(layout.cuts)}: it lacks the ids, or the rows between. For {dataset.split} bring "
+            f"the original. {entry.get}"
         )
-    return Found(files, dataset.columns or layout.columns, layout.rows or entry.rows)
+    return Found(files, dataset.columns or layout.columns, number)
 
 
 def catalogue_identity(dataset: CatalogueDataset, choice: Choice) -> JSON:

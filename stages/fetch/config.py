@@ -50,7 +50,8 @@ class FileReading(Reading):
 
     max_line_bytes: Annotated[StrictInt, Field(ge=1, lt=1 << 31)] = 1 << 23
     """Longest line of a text file in bytes, its end included, below 2 GiB; a longer one cannot be read. A
-    text of 8 MiB takes encode about 1.5 GiB of memory, and one of 50 MB 8 GiB."""
+    text of 8 MiB takes encode about 1.5 GiB of memory, and one of 50 MB 8 GiB. Texts of Parquet files may be
+    of any length."""
     quoting: Literal["csv", "none"] | None = None
     """Whether double quotes in CSV and TSV may enclose delimiters and line ends (`csv`), or are characters
     like others (`none`); null is `csv`, but a TSV record that looks like several rows cannot be read."""

@@ -53,7 +53,8 @@ def by_document(derive: Derive) -> Assign:
 
 def content_of(document: str) -> str:
     """Return what a document is known by: its words without case, or if it has none its characters."""
-    return "".join(_WORDS.findall(_folded(document))) or normalize(document, "NFKC")
+    words = _WORDS.findall(_folded(normalize(document, "NFC")))
+    return "".join(words) or normalize(document, "NFKC")
 
 
 def by_order(rows: Iterable[RawRow], cut: Cut, is_member: Callable[[RawRow], bool]) -> Assign:
@@ -147,8 +148,8 @@ def by_ids(split_of: Mapping[str, str], is_member: Callable[[RawRow], bool]) -> 
 
 
 def _folded(text: str) -> str:
-    """Fold case and compatibility forms: Unicode's compatibility caseless match (D146 of its chapter 3)."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text).casefold())
+    """Fold case and compatibility forms of text in NFC: Unicode's compatibility caseless match (D146)."""
+    folded = unicodedata.normalize("NFKC", text.casefold())
     return unicodedata.normalize("NFKC", folded.casefold())
 
 

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import DataError
 from stages.fetch.config import LocalDataset
@@ -18,8 +19,8 @@ ALL = "all"
 Files = dict[str, list[Path]]
 """The files of each split, in order; or those of ALL."""
 
-_PART = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d)(?:-\w+)?(.*)")
-"""A prefix, the number, how many there are, and what follows but for a tag, such as a checksum."""
+_PART = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d)(?:-[0-9a-f]{8,}(?:-[0-9a-f]+)*)?(.*)")
+"""A prefix, the number, how many there are, and what follows but for a checksum, which differs by part."""
 _NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
 
@@ -152,37 +153,51 @@ def _refuse_unreadable(paths: Iterable[Path], field: str) -> None:
             )
 
 
+class _Part(NamedTuple):
+    """What the name of a numbered file says."""
+
+    folder: Path
+    prefix: str
+    total: str
+    kind: str
+    number: int
+
+
+def _part(path: Path) -> _Part | None:
+    known = format_of(path)
+    found = _PART.fullmatch(known.stem) if known else None
+    return _Part(path.parent, found[1], found[3], found[4], int(found[2])) if found else None
+
+
 def _check_parts(paths: Iterable[Path], field: str) -> None:
-    """Refuse parts `..-00001-of-00003..` if one of their number is not in their folder, or comes twice."""
-    numbered: dict[tuple[Path | str, ...], Path] = {}
-    for path in sorted(paths):
-        if part := _PART.fullmatch(path.name):
-            one = numbered.setdefault((path.parent, *part.groups()), path)
-            if one != path:
-                raise DataError(
-                    f"{field}: {one} and {path.name}: part {int(part[2])} of {int(part[3])} is there twice, "
-                    "so that its rows would be; take one out, or name the files in fetch.dataset.files"
-                )
-
-    def parts(names: Iterable[Path]) -> dict[tuple[Path, str, str], set[int]]:
-        found: dict[tuple[Path, str, str], set[int]] = {}
-        for path in names:
-            if format_of(path) and (part := _PART.fullmatch(path.name)):
-                found.setdefault((path.parent, part[1], part[3]), set()).add(int(part[2]))
-        return found
-
-    wanted = parts(paths)
-    present = parts(path for folder in {key[0] for key in wanted} for path in folder.iterdir())
-    for folder, prefix, count in wanted:
-        here = present[folder, prefix, count]
-        first = 1 if int(count) in here else 0
-        numbers = range(first, int(count) + first)
-        lost = list(itertools.islice((n for n in numbers if n not in here), 6))
+    """Refuse parts `..-00001-of-00003..` if one of their kind is not in their folder, or one comes twice."""
+    parts = [(path, part) for path in sorted(paths) if (part := _part(path))]
+    once: dict[_Part, Path] = {}
+    for path, part in parts:
+        tagless = re.sub(r"^-\w+", "", part.kind)  # under another tag may be the same rows
+        one = once.setdefault(part._replace(kind=tagless), path)
+        if one != path:
+            raise DataError(
+                f"{field}: {one} and {path.name}: part {part.number} of {int(part.total)} is there twice, "
+                "so that its rows would be; take one out, name the other in fetch.dataset.files, or, if both "
+                "are wanted, rename one"
+            )
+    wanted = {part._replace(number=0) for _, part in parts}
+    beside = (path for folder in {part.folder for part in wanted} for path in folder.iterdir())
+    present = {part for path in beside if (part := _part(path))}
+    for part in sorted(wanted):
+        count, tail = int(part.total), f"{part.kind}*" if part.kind else ""
+        first = 1 if part._replace(number=count) in present else 0
+        numbers = range(first, count + first)
+        lost = list(
+            itertools.islice((n for n in numbers if part._replace(number=n) not in present), 6)
+        )
         if lost:
             told = ", ".join(map(str, lost[:5])) + (" and others" if lost[5:] else "")
             raise DataError(
-                f"{field}: {folder}: of the {int(count)} parts {prefix}*-of-{count}* these are not there: "
-                f"{told} (from {first}). Bring them, or give those that are there names without -of-{count}"
+                f"{field}: {part.folder}: of the {count} parts {part.prefix}*-of-{part.total}*{tail} these "
+                f"are not there: {told} (from {first}). Bring them, or give those that are there names "
+                f"without -of-{part.total}"
             )
 
 
@@ -239,12 +254,13 @@ def _checked(paths: list[Path]) -> list[Path]:
 
 
 def _disjoint(files: Files, field: str) -> Files:
-    owner: dict[Path, str] = {}
+    owner: dict[tuple[int, int], tuple[str, Path]] = {}
     for split, paths in files.items():
         for path in paths:
-            other = owner.setdefault(path.resolve(), split)
+            info = path.stat()
+            other, one = owner.setdefault((info.st_dev, info.st_ino), (split, path))
             if other != split:
-                linked = f", as {path.resolve()}," if path.is_symlink() else ""
+                linked = f", as {one}," if one != path else ""
                 raise DataError(
                     f"{field}: {path}{linked} belongs to {other} and to {split}; a row may be in one"
                 )

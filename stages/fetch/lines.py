@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from pipeline.errors import DataError, storage_error
 from stages.fetch.refusals import input_errors
 
 _BUFFER = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_NOT_BESIDE_QUOTES = re.compile(rb'(?<=[^"])[^"]+(?=[^"])')
 
 
 class Line(NamedTuple):
@@ -22,8 +25,8 @@ class Line(NamedTuple):
 
     text: str
     fault: str = ""
-    """Why it cannot be used. Its text then has double quotes enough to tell whether they are even, which the
-    reader of CSV has to know."""
+    """Why it cannot be used. Of a line over the limit the text is then its first and last characters, double
+    quotes and what stands beside them, from which the reader of CSV knows where the record ends."""
 
 
 def text_lines(path: Path, codec: str | None, max_bytes: int) -> Iterator[Line]:
@@ -49,17 +52,19 @@ def text_lines(path: Path, codec: str | None, max_bytes: int) -> Iterator[Line]:
                             f"{path}: is empty, without even a line; bring it again or leave it out"
                         )
                     return
+                bare = line.removeprefix(_BOM) if number == 1 else line
                 if len(line) <= max_bytes:
-                    yield _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                    yield _decoded(bare)
                     continue
-                quotes = line.count(b'"')
+                kept = _NOT_BESIDE_QUOTES.sub(b"", bare)
                 while line and not line.endswith(b"\n"):
                     line = file.readline(_BUFFER)
-                    quotes += line.count(b'"')
+                    if len(kept) <= max_bytes:
+                        kept += _NOT_BESIDE_QUOTES.sub(b"", line)
                 fault = (
                     f"is longer than {max_bytes} bytes, the limit of fetch.dataset.max_line_bytes"
                 )
-                yield Line('"' * (quotes % 2) + "\n", fault)
+                yield Line(kept.decode("latin-1"), fault)
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and storage_error(error):
             raise

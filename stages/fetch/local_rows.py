@@ -83,7 +83,7 @@ def _numbered(path: Path, columns: Columns, how: FileReading) -> Iterator[_Numbe
 def _jsonl(path: Path, codec: str | None, limit: int, columns: Columns) -> Iterator[_Numbered]:
     for number, line in enumerate(text_lines(path, codec, limit), 1):
         if line.fault:
-            yield number, {}, line.fault
+            yield number, {}, line.fault + (_ONE_A_LINE if line.text.startswith("[") else "")
         elif line.text.strip():
             values, fault = _json_object(line.text, columns)
             yield number, values, fault
@@ -125,18 +125,18 @@ def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Ite
     faults: list[str] = []
     header: list[str] = []
     lines = 0
+    last = ""  # the newest line
     alike = 0  # lines of a record that have the header's number of fields, each taken alone
-    quotes = 0  # those of a record
 
     def texts() -> Iterator[str]:
-        nonlocal lines, alike, quotes
+        nonlocal lines, last, alike
         for line in text_lines(path, codec, how.max_line_bytes):
             lines += 1
-            alike += line.text.count(delimiter) + 1 == len(header)
-            quotes += line.text.count('"')
+            last = line.text
+            alike += last.count(delimiter) + 1 == len(header)
             if line.fault:
                 faults.append(line.fault)
-            yield line.text
+            yield last
 
     has_quotes = how.quoting != "none"
     unread = texts()
@@ -156,16 +156,17 @@ def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Ite
         raise DataError(f"{path}: the header gives a column twice: {', '.join(header)}")
     while True:
         faults.clear()
-        number, row, alike, quotes = lines + 1, [], 0, 0
+        number, row, alike = lines + 1, [], 0
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             faults.append(f"is not valid CSV ({error}){_NO_QUOTES if has_quotes else ''}")
-            if has_quotes and "field larger" in str(error):
-                # The reader forgets that it is within quotes: the rest of the text is no row of its own.
-                while quotes % 2 and next(unread, None) is not None:
+            if "field larger" in str(error):
+                # The reader forgets that it is within quotes: the rest of the text is no row of its own. No
+                # line alone is over the limit, so that the text came into this one from the line before.
+                while not _ends_record(last, delimiter) and next(unread, None) is not None:
                     pass
         if row and len(row) != len(header):
             faults.append(
@@ -179,6 +180,15 @@ def _csv(path: Path, codec: str | None, how: FileReading, delimiter: str) -> Ite
             yield number, {}, faults[0]
         elif row:
             yield number, dict(zip(header, row, strict=True)), ""
+
+
+def _ends_record(line: str, delimiter: str) -> bool:
+    """Whether a CSV line that begins within quotes ends its record: by its quotes, or by a stray one."""
+    try:
+        next(csv.reader(['"' + line], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" not in str(error)
+    return True
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[_Numbered]:

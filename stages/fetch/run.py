@@ -35,7 +35,10 @@ def run(config: FetchConfig, context: StageContext) -> Metrics:
     raw.mkdir(exist_ok=True)
     context.guard()
     for leftover in (*context.work.glob(".*.tmp"), *raw.glob(".*.tmp")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
     source = source_of(config.dataset, context)
     metrics: Metrics = dict(source.facts)
     for number, split in enumerate(SPLITS):
@@ -62,8 +65,9 @@ def run(config: FetchConfig, context: StageContext) -> Metrics:
 
 
 def _until_stopped(rows: Iterable[RawRow], stop: StopFlag, split: str) -> Iterator[RawRow]:
+    kept = "" if split == SPLITS[0] else f"the splits before {split} are kept, "
     for row in rows:
-        stop.check(f"the splits before {split} are kept, {split} begins anew")
+        stop.check(f"{kept}{split} begins anew")
         yield row
 
 

@@ -147,7 +147,11 @@ def _from_catalogue(dataset: CatalogueDataset, context: StageContext) -> Source:
         return "its id is in no list" if is_member(row) else "has no document or no summary"
 
     def expected() -> dict[str, int]:
-        return dict((cut.rows if cut else found().rows) or ())
+        if cut:
+            return dict(cut.rows or ())
+        # Noted, since a restart with all rows must not ask for the files: they may have to be brought anew.
+        layout = entry.layouts[int(noted(context, "layout", lambda: found().layout))]
+        return dict(layout.rows or entry.rows or ())
 
     facts: Metrics = {
         "dataset": dataset.name,

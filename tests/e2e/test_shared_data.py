@@ -131,7 +131,7 @@ def test_five_workers_on_three_hosts_make_the_bytes_of_one(hosts: Hosts, tmp_pat
     codes = [process.wait(timeout=60) for process in hosts.processes]
     assert codes == [0, 0, -signal.SIGKILL, 0, 0, 0, -signal.SIGKILL], hosts.said()
 
-    # Helpers have done some of the rows (a shard a file) and of the candidates (a shard a key).
+    # Helpers came while rows (a shard a file) and candidates (a shard a key) were left, whoever did them.
     helped = set(re.findall(r"clean +\d+/(\d+) shards are done", hosts.said()))
     assert len(helped) == 2, hosts.said()
     for stage in ("clean", "encode"):

@@ -319,6 +319,8 @@ def test_equal_sets_of_5_grams_are_near_where_the_words_differ(tmp_path: Path) -
     told = json.loads((context.work / "duplicates.json").read_text(encoding="utf-8"))
     kinds = {(kind["split"], kind["in"]): (kind["equal"], kind["near"]) for kind in told["found"]}
     assert kinds == {("train", "train"): (0, 1), ("train", "valid"): (1, 1)}
+    (leaks,) = (kind["examples"] for kind in told["found"] if kind["in"] == "valid")
+    assert [(leak["similarity"], leak["is_equal"]) for leak in leaks] == [(1.0, False), (1.0, True)]
 
 
 def test_signatures_estimate_the_similarity_of_sets() -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import DataError
+from stages.fetch import lines as lines_module
 from stages.fetch import rows as rows_module
 from stages.fetch import seen as seen_module
 from stages.fetch.config import Columns, FileReading, OnBadRow
@@ -113,27 +115,30 @@ def test_a_bad_csv_record_ends_it_or_is_recorded(
     assert len(faults) == 1
 
 
-@pytest.mark.parametrize(
-    "rest",
-    [
-        b'fake1,fake2,s\nfake3,fake4,s\nend",s\n',
-        b'fake1,fake2,s\nend","s,\nfake3,fake4,s\n"\n',
-        b'an ""inner"" quote,s,s\n"",fake,s\n""",s\n',
-        b'said ""so"".",s\n',
-    ],
-)
-@pytest.mark.parametrize("packs", [1, 5])
-def test_what_is_left_of_a_text_over_the_limit_is_no_row(
-    rest: bytes, packs: int, tmp_path: Path
+@pytest.mark.parametrize("limit", [12, 40])
+def test_a_text_over_the_limit_ends_where_it_would_without_a_limit(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "train.csv"
-    text = b'a,d,s\nb,"' + (b"x" * 900 + b"\n") * (1 + packs) + rest
-    path.write_bytes(b"id,document,summary\n" + text + b"c,d,s\n")
-    good, bad, last = read(path)
-    assert (good.id, last.id) == ("a", "c") and not last.fault
-    lines = 1 + text.count(b"\n")
-    assert bad.fault.endswith(f"lines 3 to {lines} are one record, by their double quotes")
-    assert last.origin == f"train.csv:{lines + 1}"
+    """Whatever quotes are astray before or in it: no row behind it is swallowed, and none is made of it."""
+    monkeypatch.setattr(lines_module, "_BUFFER", 5)
+    draw, path, over = random.Random(1), tmp_path / "train.csv", 0
+    pieces = ['"', '""', '","', '5" p', "x,", "\nx", "\nq,i,s\n", '\nq,"a, b",s\n']
+    pieces += ["xxxxxx,\n"] * 20 + ['"x', "xxxx,"] * 4
+    for _ in range(100):
+        text = "".join(draw.choices(pieces, k=60))
+        path.write_text(f"i,d,s\n{text}", encoding="utf-8")
+        limited, whole = (
+            list(found_rows([path], Columns(), FileReading(max_line_bytes=most)))
+            for most in (limit, 1 << 20)
+        )
+        assert [row.origin for row in limited] == [row.origin for row in whole]
+        for row, same in zip(limited, whole, strict=True):
+            if row != same:
+                assert "field larger" in row.fault or "longer than" in row.fault
+                place, other = (one.fault.partition("; lines ")[2] for one in (row, same))
+                assert place == other or not same.fault
+                over += 1
+    assert over > 50
 
 
 @pytest.mark.parametrize(

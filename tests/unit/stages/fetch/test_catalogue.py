@@ -147,7 +147,7 @@ def test_the_readme_s_entry_is_one(tmp_path: Path) -> None:
 
 def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
     bad_cut = {"by": "row_order", "valid_from": 90, "test_from": 80, "about": "x"}
-    good_cut = {**bad_cut, "test_from": 95}
+    good_cut, rows = {**bad_cut, "test_from": 95}, {"train": 1, "valid": 1, "test": 1}
     path = write_catalogue(
         tmp_path / "mine.yaml",
         one=own(rows={"train": 0, "valid": 1, "test": 1}, licens="x"),
@@ -156,11 +156,17 @@ def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
         four=own(layouts=[{"files": {"all": "a"}}]),
         five=own(both_texts=True),
         six=own(layouts=[{"files": {"all": "a"}, "cuts": ["x"]}], cuts={"y": good_cut}),
+        seven=own(layouts=[own()["layouts"][0], {"files": {"all": "a"}}], cuts={"y": good_cut}),
+        eight=own(layouts=[{"files": {"all": "./"}}], cuts={"y": good_cut}),
+        nine=own(layouts=[{"files": {"all": "a"}, "rows": rows}], cuts={"y": good_cut}),
+        ten=own(layouts=[{"files": {"all": "a"}}], rows=rows, cuts={"y": good_cut}),
+        **{"2004": own(title="")},
     )
+    path.write_text(path.read_text().replace("'2004':", "2004:"))
     with pytest.raises(ConfigError) as caught:
         catalogue.load(path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path}: 10 mistakes"
+    assert lines[0] == f"{path}: 15 mistakes"
     for told in (
         "one.rows.train: ",
         "one.licens: ",
@@ -172,6 +178,11 @@ def test_every_mistake_in_a_catalogue_is_told_at_once(tmp_path: Path) -> None:
         "four: cuts: are for sets",
         "five: both_texts: is for sets that are cut",
         "six: layouts: cuts: x is not among the set's cuts",
+        "seven: layouts: a set is cut or has splits",
+        "eight.layouts.0: files: './' is no name or glob of files",
+        "nine: rows: of a set that is cut are given with each of its cuts",
+        "ten: rows: of a set that is cut",
+        "2004.title: ",
     ):
         assert sum(told in line for line in lines) == 1, told
 
@@ -299,8 +310,13 @@ def test_reddit_of_the_parquet_conversion_is_cut_in_its_order_alone(tmp_path: Pa
     whole = rows_of(source(tmp_path, "reddit_tifu_long", path=part, split="hub_order"))
     assert sum(map(len, whole.values())) == 33
     for split, more in (("pegasus", {}), ("random_95_5", {}), ("pegasus_ids", {"split_ids": part})):
-        with pytest.raises(DataError, match=f"split: {split} cannot be told .* allows hub_order"):
-            rows_of(source(tmp_path, "reddit_tifu_long", path=folder, split=split, **more))
+        for path, place in (
+            (folder, r"branch/long/train/\*\.parquet"),
+            (part, r"train/0000\.parquet"),
+        ):
+            told = f"split: {split} cannot be told from [^*]*{place}, which allows hub_order"
+            with pytest.raises(DataError, match=told):
+                rows_of(source(tmp_path, "reddit_tifu_long", path=path, split=split, **more))
 
 
 def test_rows_are_counted_as_the_layout_has_them(tmp_path: Path) -> None:
@@ -309,8 +325,8 @@ def test_rows_are_counted_as_the_layout_has_them(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.jsonl").write_text('{"id": "1", "dialogue": "d", "summary": "s"}\n')
     counts = [
-        source(tmp_path, "samsum", path=path).expected()["train"]
-        for path in (tmp_path / "csv", tmp_path)
+        source(work, "samsum", path=path).expected()["train"]
+        for work, path in ((tmp_path / "one", tmp_path / "csv"), (tmp_path / "two", tmp_path))
     ]
     assert counts == [14_731, 14_732]
 

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import pytest
 
@@ -108,11 +109,15 @@ def test_equal_words_are_in_one_split() -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
 def test_what_clean_takes_for_equal_is_one_document(form: Any) -> None:
-    """Each letter and digit of Unicode: mathematical capitals, circled ones and units among them."""
+    """Each character of Unicode: mathematical capitals, circled ones and units among them."""
+    texts = [char for char in map(chr, range(0x110000)) if category(char) not in ("Cn", "Co", "Cs")]
+    texts += [
+        f"{one}{unseen}\u0308" for one in "aou" for unseen in ("\ufeff", "\u200b", "\x01", "")
+    ]
     contents: dict[tuple[str, ...], set[str]] = {}
-    for char in filter(str.isalnum, map(chr, range(0x110000))):
-        words = tuple(words_of(normalize(char, form)))
-        contents.setdefault(words, set()).add(content_of(char))
+    for text in texts:
+        words = tuple(words_of(normalize(text, form)))
+        contents.setdefault(words, set()).add(content_of(text))
     contents.pop((), None)  # without words, to clean: its characters count
     assert not [words for words, known in contents.items() if len(known) > 1]
 

@@ -74,6 +74,7 @@ def test_a_rerun_keeps_what_is_whole(tmp_path: Path) -> None:
     leftovers = [tmp_path / "work" / ".model.0.tmp", tmp_path / "work" / "raw" / ".valid.0.tmp"]
     (tmp_path / "work" / "model").rename(leftovers[0])  # not published yet
     leftovers[1].mkdir()
+    (tmp_path / "work" / ".left_out.parquet.0.tmp").touch()
     assert run(settings(DEMO, SMALL), context) == metrics
     assert record_tree(tmp_path / "work") == before
 
@@ -127,8 +128,15 @@ def test_a_stop_is_heard(tmp_path: Path) -> None:
         run(settings(DEMO, SMALL), new_context(tmp_path / "work", stop))
 
 
+@pytest.mark.parametrize(
+    ("split", "kept", "told"),
+    [
+        ("train", [], r"(?<!kept, )train begins anew"),
+        ("valid", ["train"], "splits before valid are kept, valid begins anew"),
+    ],
+)
 def test_a_stop_is_heard_within_a_split_and_the_splits_before_it_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: str, kept: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop, read = StopFlag(), []
 
@@ -138,15 +146,14 @@ def test_a_stop_is_heard_within_a_split_and_the_splits_before_it_are_kept(
             stop.request("SIGTERM")
         return asdict(row)
 
-    dataset = local(tmp_path / "data", train=GOOD, valid=GOOD * 5)
+    dataset = local(tmp_path / "data", **{"train": GOOD, split: GOOD * 5})
     monkeypatch.setattr("stages.schema.asdict", jsonable)
     context = new_context(tmp_path / "work", stop)
-    with pytest.raises(Preempted, match="before valid are kept, valid begins anew"):
+    with pytest.raises(Preempted, match=told):
         run(settings(dataset, SMALL), context)
     assert len(read) < 6
-    assert [path.name for path in (context.work / "raw").iterdir()] == ["train"]
-    assert context.progress.latest is not None
-    assert context.progress.latest["done"] == 1
+    assert [path.name for path in (context.work / "raw").iterdir()] == kept
+    assert (context.progress.latest or {}).get("done", 0) == len(kept)
 
 
 BAD = '{"document": 5, "summary": "s"}\n'
@@ -223,6 +230,21 @@ def test_other_counts_than_the_published_are_an_error_or_a_warning(
     assert metrics["rows_valid"] == 2
     assert told in caplog.text
     assert (metrics["dataset"], metrics["split_choice"]) == ("mine", "published")
+
+
+def test_a_restart_does_not_ask_for_files_whose_rows_are_there(tmp_path: Path) -> None:
+    """Those of the Hub would be downloaded, compared and unpacked once more, or could not be had."""
+    dataset = catalogue(tmp_path / "data", train=2, valid=2, test=2)
+    metrics = run(settings(dataset, SMALL), new_context(tmp_path / "work"))
+    shutil.rmtree(tmp_path / "work" / "model")
+    for path in (tmp_path / "data").glob("*.txt"):
+        path.unlink()
+    assert run(settings(dataset, SMALL), new_context(tmp_path / "work")) == metrics
+    changed = yaml.safe_load(dataset["catalogue"].read_text(encoding="utf-8"))
+    changed["mine"]["rows"]["test"] = 3
+    dataset["catalogue"].write_text(yaml.safe_dump(changed), encoding="utf-8")
+    with pytest.raises(DataError, match="test split has 2 rows, the catalogue says 3:"):
+        run(settings(dataset, SMALL), new_context(tmp_path / "work"))
 
 
 class Killed(BaseException):

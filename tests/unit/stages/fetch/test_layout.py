@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,8 @@ def test_a_part_that_is_there_twice_is_refused(how: str, tmp_path: Path) -> None
     )
     train = {"folder": "p", "glob": "train-*"}.get(how)
     files = {"files": {"train": train, "valid": "valid.csv", "test": "test.csv"}} if train else {}
-    with pytest.raises(DataError, match=r"-a\.jsonl and .*-b\.jsonl: part 1 of 1 is there twice"):
+    told = r"-a\.jsonl and .*-b\.jsonl: part 1 of 1 is there twice.* if both are wanted, rename one"
+    with pytest.raises(DataError, match=told):
         found(tmp_path, **files)
 
 
@@ -222,10 +224,38 @@ def test_parts_of_two_kinds_are_not_the_same_part(tmp_path: Path) -> None:
     assert len(found(tmp_path / "rows", derive={"valid": 0.1, "test": 0.1})["all"]) == 4
 
 
+@pytest.mark.parametrize("mark", [".", "-", "_"])
+def test_a_part_of_another_kind_is_not_the_lost_one(mark: str, tmp_path: Path) -> None:
+    for whole, part in (("train", "valid"), ("valid", "train")):
+        folder = touch(tmp_path / whole, *(f"rows-{n}-of-2{mark}{whole}.jsonl" for n in (1, 2)))
+        touch(folder, f"rows-1-of-2{mark}{part}.jsonl", "test.csv")
+        files = {split: f"*{mark}{split}.jsonl" for split in ("train", "valid")}
+        told = (
+            rf"files\.{part}: .* 2 parts rows-\*-of-2\*{re.escape(mark)}{part}\* .* not there: 0 "
+        )
+        with pytest.raises(DataError, match=told):
+            found(folder, files={**files, "test": "test.csv"})
+
+
+@pytest.mark.parametrize("tag", ["b42a775f407cee4", "1b4e28ba-2fa1-11d2-883f-0016d3cca42"])
+def test_each_part_has_a_checksum_of_its_own(tag: str, tmp_path: Path) -> None:
+    """As older files of the Hub, and as Spark names what it writes."""
+    names = [f"train-0000{n}-of-00003-{tag}{n}.parquet" for n in range(3)]
+    touch(tmp_path, *names, "valid.csv", "test.csv")
+    assert found(tmp_path)["train"] == names
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(DataError, match=r"parts train-\*-of-00003\* these are not there: 1 "):
+        found(tmp_path)
+
+
 def test_one_file_is_not_two_splits(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "test.jsonl")
     (tmp_path / "valid.jsonl").symlink_to("train.jsonl")
     told = r"dataset\.path: .*valid\.jsonl, as .*train\.jsonl, belongs to train and to valid"
+    with pytest.raises(DataError, match=told):
+        found(tmp_path)
+    (tmp_path / "valid.jsonl").unlink()
+    (tmp_path / "valid.jsonl").hardlink_to(tmp_path / "train.jsonl")
     with pytest.raises(DataError, match=told):
         found(tmp_path)
     (tmp_path / "dev.jsonl").symlink_to("train.jsonl")

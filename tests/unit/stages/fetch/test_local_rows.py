@@ -57,11 +57,9 @@ def zstd(content: bytes) -> bytes:
     return packed
 
 
-def read(path: Path, **columns: str) -> list[RawRow]:
-    names = Columns(**columns)
-    return list(
-        checked_rows(lambda: found_rows([path], names, FileReading()), "train", names, "fail")
-    )
+def read(path: Path, limit: int = 1 << 23, **columns: str) -> list[RawRow]:
+    names, how = Columns(**columns), FileReading(max_line_bytes=limit)
+    return list(checked_rows(lambda: found_rows([path], names, how), "train", names, "fail"))
 
 
 def contents(rows: list[RawRow]) -> list[tuple[str, str, str]]:
@@ -192,9 +190,12 @@ def test_json_that_is_not_one_object_a_line_says_how_to_make_it_so(
 ) -> None:
     path = tmp_path / "train.json"
     path.write_text(text, encoding="utf-8")
-    message = refusal(path)
-    assert f"{path}:1: " in message and "one object a line is expected" in message
-    assert "jq -c '.[]'" in message
+    for limit in (1 << 20, 30):
+        with pytest.raises(
+            DataError, match=r"one object a line is expected: .*`jq -c '\.\[\]'`"
+        ) as caught:
+            read(path, limit)
+        assert f"{path}:1: " in str(caught.value)
 
 
 def test_a_needed_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
