@@ -156,9 +156,10 @@ def _metrics(config: CleanConfig, context: StageContext) -> Metrics:
                 "clean.duplicates.on_leak to drop (the copy in training, or else in validation, goes) or to "
                 "report; in either case with --restart-from clean"
             )
-        done = "left out" if config.duplicates.on_leak == "drop" else "kept"
+        is_dropped = config.duplicates.on_leak == "drop"
+        done = "they are left out" if is_dropped else "that leaves none of them out"
         metrics["warning_leaks"] = (
-            f"{told}; they are {done} (clean.duplicates.on_leak). clean/{DUPLICATES} has counts and "
+            f"{told}; {done} (clean.duplicates.on_leak). clean/{DUPLICATES} has counts and "
             "examples, the ledger all of them"
         )
     return metrics

@@ -185,9 +185,9 @@ def test_copies_are_kept_or_dropped_as_the_recipe_says(
         "valid-0",
         "valid-1",
     ]
-    done = {"report": "kept", "drop": "left out"}[on_leak]
+    done = {"report": "that leaves none of them out", "drop": "they are left out"}[on_leak]
     assert metrics["warning_leaks"] == (
-        f"3 documents are like one of another split; they are {done} (clean.duplicates.on_leak). "
+        f"3 documents are like one of another split; {done} (clean.duplicates.on_leak). "
         "clean/duplicates.json has counts and examples, the ledger all of them"
     )
     outcomes = [ledger(context.work)[f"train-{number}"]["outcome"] for number in range(4)]
