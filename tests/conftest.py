@@ -22,9 +22,22 @@ LAUNCH_PREFIXES = ("MASTER_", "SLURM_", "HF_")
 LAUNCH_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SUMPIPE_THREADS")
 
 
+_FIRST = (
+    "slurm/test_faults", "distributed/test_resume", "slurm/test_preemption", "e2e/test_kill_matrix",
+    "distributed/test_faults", "e2e/test_drill", "slurm/", "e2e/test_shared_data",
+)  # fmt: skip
+"""Files that take minutes: one that waits for Slurm or a timeout, and one that computes beside it."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with Slurm's: they are the longest, and at the end the other worker would wait for them."""
-    items.sort(key=lambda item: "tests/slurm/" not in item.nodeid)
+    """Begin with the longest files: at the end the other workers would wait for them."""
+
+    def place(item: pytest.Item) -> int:
+        return next(
+            (n for n, name in enumerate(_FIRST) if f"tests/{name}" in item.nodeid), len(_FIRST)
+        )
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

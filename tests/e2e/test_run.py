@@ -118,9 +118,7 @@ def test_a_flipped_byte_is_found(finished: Path, tmp_path: Path) -> None:
     assert str(weights) in done.stdout
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_in_training_it_checkpoints_and_leaves_nobody_behind(
     number: signal.Signals, encoded: Path, tmp_path: Path
 ) -> None:
